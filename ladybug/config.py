@@ -1,0 +1,448 @@
+"""The settings: one table, the body of `Config`, is the source of everything that is known about a setting.
+
+A row of it (`setting.Setting`) holds type, default, validation and words of one setting. Its name gives the keyword of
+`Config` and `ladybug.run`, the flag and the environment variable; `cli.py` builds the command from the rows and
+`scripts/settings_manual.py` the manual. Adding a setting is adding a row and nothing else.
+
+Where a value comes from: the flag, then LADYBUG_<NAME> (both read by cli.py only), then WEB_CONCURRENCY or
+FORWARDED_ALLOW_IPS (read here, so that `ladybug.run` and embedded servers heed them too, as with uvicorn), then the
+default.
+
+Rule: a setting without a feature behind it does not enter the table. Options of uvicorn that wait for theirs are named
+in NOT_SUPPORTED, so that who types one is told instead of ignored.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, dataclass_transform
+
+from ladybug.exceptions import ConfigError
+from ladybug.log import LEVELS, LOGGING_CONFIG
+from ladybug.setting import (
+    Computed,
+    Directory,
+    FilePath,
+    Headers,
+    Maybe,
+    NameOrImport,
+    OneOf,
+    Seconds,
+    Setting,
+    Switch,
+    Text,
+    Whole,
+)
+
+# "module:attribute", or the ASGI application itself (or, with factory, what makes it).
+App = str | Callable[..., object]
+Interface = Literal["auto", "asgi3", "asgi2"]
+Lifespan = Literal["auto", "on", "off"]
+Poller = Literal["auto", "epoll", "portable"]
+# A dictionary as logging.config defines it, or a file that holds one.
+LogConfig = dict[str, Any] | str | os.PathLike[str] | None
+HeaderList = list[tuple[str, str]]
+
+BINDING = "Address"
+APPLICATION = "Application"
+PROCESSES = "Processes"
+IMPLEMENTATION = "Implementation"
+LOGGING = "Logging"
+HEADERS = "Proxies and headers"
+LIMITS = "Limits"
+TIMEOUTS = "Timeouts"
+
+# Options of uvicorn without an equivalent here yet, and what to use meanwhile.
+NOT_SUPPORTED: Mapping[str, str] = {
+    "reset_contextvars": "",
+    "timeout_worker_healthcheck": "",
+    "reload": "",
+    "reload_dir": "",
+    "reload_dirs": "",
+    "reload_include": "",
+    "reload_includes": "",
+    "reload_exclude": "",
+    "reload_excludes": "",
+    "reload_delay": "",
+    "http": "leave it out: there is one HTTP/1.1 implementation",
+    "http2": "",
+    "ws": "",
+    "ws_max_size": "",
+    "ws_max_queue": "",
+    "ws_ping_interval": "",
+    "ws_ping_timeout": "",
+    "ws_per_message_deflate": "",
+    "h11_max_incomplete_event_size": "use limit_request_fields_size and limit_request_line",
+    "ssl_keyfile": "",
+    "ssl_certfile": "",
+    "ssl_keyfile_password": "",
+    "ssl_version": "",
+    "ssl_cert_reqs": "",
+    "ssl_ca_certs": "",
+    "ssl_ciphers": "",
+    "ssl_context_factory": "",
+    "callback_notify": "",
+    "timeout_notify": "",
+}
+
+
+def _app(given: object) -> App:
+    if isinstance(given, str) or callable(given):
+        return given
+    raise ValueError(f'{given!r} is neither an import string "module:attribute" nor a callable')
+
+
+def _workers(given: object) -> int:
+    if given is None:
+        return 1
+    if given == "auto":
+        from ladybug.cpus import usable_cpus
+
+        return usable_cpus()
+    try:
+        return Whole(0)(given)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto" if "not a whole" in str(error) else str(error)) from None
+
+
+def _log_level(given: object) -> int | None:
+    if given is None:
+        return None
+    if isinstance(given, str) and given.lower() in LEVELS:
+        return LEVELS[given.lower()]
+    try:
+        return Whole(0)(given)
+    except ValueError:
+        raise ValueError(f"{given!r} is not one of {', '.join(LEVELS)}, nor a number") from None
+
+
+def _log_config(given: object) -> dict[str, Any] | str | None:
+    if given is None or isinstance(given, dict):
+        return given
+    return FilePath()(given)
+
+
+def _allow_ips(given: object) -> str:
+    if given is None:
+        return "127.0.0.1,::1"
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Iterable):
+        hosts = list(given)
+        if all(isinstance(host, str) for host in hosts):
+            return ",".join(hosts)
+    raise ValueError(f"{given!r} is neither text nor a list of texts")
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(Setting,))
+class Table:
+    """The machine under `Config`, whose body is the table: takes keywords, fills in what was not given.
+
+    Type checkers make `Config.__init__` from the rows (PEP 681); at run time it is this one.
+    """
+
+    def __init__(self, app: object, **given: object) -> None:
+        for name in given:
+            if not isinstance(vars(Config).get(name), Setting):
+                raise ConfigError(unknown_setting(name))
+        # First, because the file may hold WEB_CONCURRENCY or FORWARDED_ALLOW_IPS.
+        if given.get("env_file") is not None:
+            load_env_file(FilePath()(given["env_file"]))
+        given["app"] = app
+        for row in SETTINGS:
+            self._set(row, given.get(row.name, row.default))
+        if given.get("uds") is not None and given.get("fd") is not None:
+            raise ConfigError("uds and fd both say where to listen: give one of them")
+
+    def _set(self, row: Setting[Any, Any], value: object) -> None:
+        source = row.name
+        # None is "not given" where a shared variable stands behind a setting: so programs written for uvicorn pass it.
+        if value is None and row.shared_env is not None and os.environ.get(row.shared_env):
+            source, value = row.shared_env, os.environ[row.shared_env]
+        try:
+            setattr(self, row.name, value)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+class Config(Table):
+    """Everything a server can be told, validated. Raises ConfigError for unknown names and impossible values.
+
+    `Config("module:attribute", port=8080)` or `Config(app, port=8080)`. Durations are seconds, sizes bytes. What each
+    setting means, and its default, is in the row that declares it and in docs/settings.md.
+    """
+
+    app: Setting[App, App] = Setting(
+        kind=Computed("APP", _app),
+        group=APPLICATION,
+        help="The application: where to import it from, as module:attribute (dots allowed on both sides).",
+        kw_only=False,
+    )
+    factory: Setting[bool, bool] = Setting(
+        default=False,
+        kind=Switch(),
+        group=APPLICATION,
+        help="APP is a function that takes no arguments and returns the application.",
+    )
+    app_dir: Setting[str | None, str | os.PathLike[str] | None] = Setting(
+        default="",
+        kind=Maybe(Directory()),
+        group=APPLICATION,
+        help="Look for APP in this directory first.",
+        shown="the working directory",
+    )
+    interface: Setting[Interface, Interface] = Setting(
+        default="auto",
+        kind=OneOf[Interface]("auto", "asgi3", "asgi2"),
+        group=APPLICATION,
+        help="The application's interface; auto tells ASGI 2 and 3 apart by looking at it.",
+    )
+    lifespan: Setting[Lifespan, Lifespan] = Setting(
+        default="auto",
+        kind=OneOf[Lifespan]("auto", "on", "off"),
+        group=APPLICATION,
+        help="Lifespan events: on demands that the application handles them, auto does without if it does not.",
+    )
+    env_file: Setting[str | None, str | os.PathLike[str] | None] = Setting(
+        default=None,
+        kind=Maybe(FilePath()),
+        group=APPLICATION,
+        help="Put the variables of this .env file into the environment of the application, unless they are set already."
+        " Needs python-dotenv. LADYBUG_ variables in it come too late: the command line has been read by then.",
+    )
+    root_path: Setting[str, str] = Setting(
+        default="",
+        kind=Text("PATH"),
+        group=APPLICATION,
+        help="The path under which a proxy publishes the application, which the proxy takes off: scope path = root path"
+        " + path of the request.",
+    )
+
+    host: Setting[str, str] = Setting(
+        default="127.0.0.1",
+        kind=Text("HOST"),
+        group=BINDING,
+        help="Listen on this address or name; every address that a name stands for is bound. 0.0.0.0 is all of IPv4,"
+        " :: is IPv6 and IPv4.",
+    )
+    port: Setting[int, int] = Setting(
+        default=8000,
+        kind=Whole(0, 65535, metavar="PORT"),
+        group=BINDING,
+        help="Listen on this port; 0 takes one that is free.",
+    )
+    uds: Setting[str | None, str | os.PathLike[str] | None] = Setting(
+        default=None,
+        kind=Maybe(FilePath()),
+        group=BINDING,
+        help="Listen on a unix domain socket at this path instead.",
+    )
+    fd: Setting[int | None, int | None] = Setting(
+        default=None,
+        kind=Maybe(Whole(0, metavar="NUMBER")),
+        group=BINDING,
+        help="Listen on the socket that is inherited as this file descriptor instead.",
+    )
+    backlog: Setting[int, int] = Setting(
+        default=2048,
+        kind=Whole(1, metavar="CONNECTIONS"),
+        group=BINDING,
+        help="How many connections the kernel keeps waiting on each listener.",
+    )
+
+    workers: Setting[int, int | Literal["auto"] | None] = Setting(
+        default=None,
+        kind=Computed("NUMBER|auto", _workers),
+        group=PROCESSES,
+        help="Worker processes under one master; auto is one for each CPU that affinity and control groups allow;"
+        " 0 serves in this process, without a master.",
+        shared_env="WEB_CONCURRENCY",
+        shown="1",
+    )
+    limit_max_requests: Setting[int | None, int | None] = Setting(
+        default=None,
+        kind=Maybe(Whole(1, metavar="REQUESTS")),
+        group=PROCESSES,
+        help="Replace a worker after this many requests; its successor is ready before it goes.",
+        shown="never",
+    )
+    limit_max_requests_jitter: Setting[int, int] = Setting(
+        default=0,
+        kind=Whole(0, metavar="REQUESTS"),
+        group=PROCESSES,
+        help="Add up to this many to each worker's --limit-max-requests, at random, so that not all go at once.",
+    )
+
+    loop: Setting[str, str] = Setting(
+        default="auto",
+        kind=NameOrImport("auto", "asyncio", "uvloop"),
+        group=IMPLEMENTATION,
+        help="The event loop of the application; auto is uvloop where it is installed. MODULE:FACTORY is imported and"
+        " called without arguments for a loop.",
+    )
+    poller: Setting[Poller, Poller] = Setting(
+        default="auto",
+        kind=OneOf[Poller]("auto", "epoll", "portable"),
+        group=IMPLEMENTATION,
+        help="How the server waits for its connections; auto is epoll where there is one. portable is for other systems.",
+    )
+
+    log_level: Setting[int | None, int | str | None] = Setting(
+        default=None,
+        kind=Maybe(Computed("|".join(LEVELS), _log_level)),
+        group=LOGGING,
+        help="The least important messages to log, as a name or number.",
+        shown="info, or what --log-config says",
+    )
+    access_log: Setting[bool, bool] = Setting(
+        default=True,
+        kind=Switch(),
+        group=LOGGING,
+        help="Log one line for each response.",
+    )
+    use_colors: Setting[bool | None, bool | None] = Setting(
+        default=None,
+        kind=Maybe(Switch()),
+        group=LOGGING,
+        help="Colour the log.",
+        shown="on if it goes to a terminal",
+    )
+    log_config: Setting[dict[str, Any] | str | None, LogConfig] = Setting(
+        default=LOGGING_CONFIG,
+        kind=Computed("PATH", _log_config),
+        group=LOGGING,
+        help="Set logging up from this file: .json and .yaml for logging.config.dictConfig, anything else is an ini file"
+        " for fileConfig. A program may give the dictionary, or None to leave logging alone.",
+        shown="ladybug.log.LOGGING_CONFIG",
+    )
+
+    proxy_headers: Setting[bool, bool] = Setting(
+        default=True,
+        kind=Switch(),
+        group=HEADERS,
+        help="Believe X-Forwarded-Proto and X-Forwarded-For, when they come from a trusted proxy.",
+    )
+    forwarded_allow_ips: Setting[str, str | list[str] | None] = Setting(
+        default=None,
+        kind=Computed("HOSTS", _allow_ips),
+        group=HEADERS,
+        help="The trusted proxies: addresses and networks (CIDR), separated by commas; * trusts everybody.",
+        shared_env="FORWARDED_ALLOW_IPS",
+        shown="127.0.0.1,::1",
+    )
+    headers: Setting[HeaderList, Iterable[tuple[str, str] | str]] = Setting(
+        default=(),
+        kind=Headers(),
+        group=HEADERS,
+        help="Add this field to every response; may be given more than once. In the environment: one field per line.",
+        flag="--header",
+        shown="",
+    )
+    server_header: Setting[bool, bool] = Setting(
+        default=True,
+        kind=Switch(),
+        group=HEADERS,
+        help="Send a Server field with responses.",
+    )
+    date_header: Setting[bool, bool] = Setting(
+        default=True,
+        kind=Switch(),
+        group=HEADERS,
+        help="Send a Date field with responses.",
+    )
+
+    limit_concurrency: Setting[int | None, int | None] = Setting(
+        default=None,
+        kind=Maybe(Whole(1, metavar="NUMBER")),
+        group=LIMITS,
+        help="Answer 503 to requests while a worker has this many connections or running requests.",
+        shown="none",
+    )
+    limit_request_line: Setting[int, int] = Setting(
+        default=16_384,
+        kind=Whole(1, metavar="BYTES"),
+        group=LIMITS,
+        help="The longest request line; longer ones are answered with 414.",
+    )
+    limit_request_fields: Setting[int, int] = Setting(
+        default=128,
+        kind=Whole(1, 128, metavar="NUMBER"),
+        group=LIMITS,
+        help="The most header fields in a request, at most 128; more are answered with 431.",
+    )
+    limit_request_fields_size: Setting[int, int] = Setting(
+        default=65_536,
+        kind=Whole(1, metavar="BYTES"),
+        group=LIMITS,
+        help="The most bytes in all header fields of a request together; more are answered with 431.",
+    )
+    limit_request_body: Setting[int | None, int | None] = Setting(
+        default=None,
+        kind=Maybe(Whole(0, metavar="BYTES")),
+        group=LIMITS,
+        help="The largest request body; larger ones are answered with 413.",
+        shown="none",
+    )
+
+    timeout_keep_alive: Setting[float, float] = Setting(
+        default=75,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Close a connection that has waited this long for its next request. Not uvicorn's 5 on purpose: load"
+        " balancers keep idle connections for 60 s, and a server that closes first loses the race with their next"
+        " request, which becomes a 502.",
+    )
+    timeout_request_head: Setting[float, float] = Setting(
+        default=30,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Answer 408 to a request whose head is not complete after this long, and close a new connection that stays"
+        " silent. 0 is off.",
+    )
+    timeout_request_body: Setting[float, float] = Setting(
+        default=30,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Give a request up when no byte of its body has come for this long. 0 is off.",
+    )
+    timeout_send: Setting[float, float] = Setting(
+        default=60,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Close a connection whose client has not taken a byte of the response for this long. 0 is off.",
+    )
+    timeout_graceful_shutdown: Setting[float, float] = Setting(
+        default=30,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="How long running requests may take to finish after a stop signal; then they are cancelled. Not unlimited"
+        " as with uvicorn, on purpose: one open stream would block the stop for ever.",
+    )
+
+
+SETTINGS: tuple[Setting[Any, Any], ...] = tuple(row for row in vars(Config).values() if isinstance(row, Setting))
+
+
+def unknown_setting(name: str) -> str:
+    """What to tell who gave a setting that is not in the table."""
+    if name in NOT_SUPPORTED:
+        instead = NOT_SUPPORTED[name]
+        return f"{name}: this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, [row.name for row in SETTINGS], n=1)
+    return f"{name}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def load_env_file(path: str) -> None:
+    """Put what a .env file sets into os.environ, where it is not set yet. Raises ConfigError."""
+    try:
+        from dotenv import load_dotenv
+    except ImportError:
+        raise ConfigError(
+            'env_file: reading it needs python-dotenv: pip install python-dotenv, or pip install "ladybug-asgi[standard]"'
+        ) from None
+    try:
+        # Opened here: load_dotenv says nothing of a file that is not there.
+        with open(path, encoding="utf-8") as stream:
+            load_dotenv(stream=stream)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"env_file: cannot read {path}: {error}") from None

@@ -1,0 +1,158 @@
+"""Finding the application: from "module:attribute" to an ASGI 3 callable.
+
+What comes in is the user's code, so whatever goes wrong here is reported as one `StartupError` whose text is complete:
+our own findings in a sentence with what to do, the user's exceptions with their traceback, from the user's first line
+on (our and importlib's frames would only hide it).
+"""
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ladybug.exceptions import StartupError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ladybug.config import Config
+
+# The application's border: ASGI messages and scopes are dictionaries of anything.
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGI3App = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGI2App = Callable[[Scope], Callable[[Receive, Send], Awaitable[None]]]
+
+
+def load_app(config: "Config") -> tuple[ASGI3App, Literal["asgi3", "asgi2"]]:
+    """Import the application, call its factory, and make an ASGI 3 callable of it; with the interface it has.
+
+    Raises StartupError.
+    """
+    name = config.app if isinstance(config.app, str) else "the application"
+    app: object = config.app
+    if isinstance(app, str):
+        if config.app_dir is not None:
+            put_first_in_path(config.app_dir)
+        app = import_attribute(app, "the application")
+    if config.factory:
+        app = _made_by(app, name)
+    if not callable(app):
+        raise StartupError(f"Cannot serve {name}: it is {_described(app)}, not a callable ASGI application.")
+    interface = detect_interface(app) if config.interface == "auto" else config.interface
+    if interface == "asgi2":
+        return ASGI2Adapter(cast(ASGI2App, app)), "asgi2"
+    return cast(ASGI3App, app), "asgi3"
+
+
+def put_first_in_path(directory: str) -> None:
+    """Make Python look for modules in `directory` first; "" is the working directory."""
+    absolute = os.path.abspath(directory)
+    if sys.path[:1] != [absolute]:
+        sys.path.insert(0, absolute)
+
+
+def import_attribute(name: str, what: str) -> object:
+    """Import "module:attribute", dots allowed on both sides. `what` says in errors what it was wanted for."""
+    module_name, _, attributes = name.partition(":")
+    if not module_name or not attributes:
+        hint = _module_hint(name)
+        raise StartupError(f'Cannot import {what}: "{name}" must be in format <module>:<attribute>{hint}.')
+    try:
+        value: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only if it is the named module itself that is missing: what it imports in turn is its own affair.
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise StartupError(_missing_module(name, what, error.name)) from None
+        raise StartupError(_failed_import(name, what, error)) from error
+    except Exception as error:
+        raise StartupError(_failed_import(name, what, error)) from error
+    for depth, attribute in enumerate(attributes.split(".")):
+        try:
+            value = getattr(value, attribute)
+        except AttributeError:
+            owner = module_name if depth == 0 else module_name + ":" + ".".join(attributes.split(".")[:depth])
+            raise StartupError(_missing_attribute(name, what, owner, value, attribute)) from None
+    return value
+
+
+def detect_interface(app: object) -> Literal["asgi3", "asgi2"]:
+    """Tell ASGI 3 from ASGI 2 as uvicorn does.
+
+    A class is ASGI 3 if its instances can be awaited, a function if it is a coroutine function, and any other object
+    if its __call__ is one.
+    """
+    if inspect.isclass(app):
+        is_three = hasattr(app, "__await__")
+    elif inspect.isfunction(app):
+        is_three = inspect.iscoroutinefunction(app)
+    else:
+        is_three = inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+    return "asgi3" if is_three else "asgi2"
+
+
+class ASGI2Adapter:
+    """Makes ASGI 3 of ASGI 2: app(scope) gives an instance, instance(receive, send) a coroutine."""
+
+    def __init__(self, app: ASGI2App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope)(receive, send)
+
+
+def _made_by(factory: object, name: str) -> object:
+    if not callable(factory):
+        raise StartupError(f"Cannot call {name} for the application: it is {_described(factory)}, not a factory.")
+    try:
+        return factory()
+    except Exception as error:
+        raise StartupError(f"The application factory {name} failed:\n\n{_users_traceback(error)}") from error
+
+
+def _module_hint(name: str) -> str:
+    """What was probably meant: main.py or app/main.py typed for main:app, or the attribute left out."""
+    module = name.removesuffix(":").removesuffix(".py").strip("./").replace("/", ".")
+    return f", for example {module}:app" if module and all(part.isidentifier() for part in module.split(".")) else ""
+
+
+def _missing_module(name: str, what: str, missing: str) -> str:
+    return (
+        f'Cannot import {what} "{name}": there is no module named "{missing}" in {sys.path[0] or os.getcwd()} or the rest'
+        " of sys.path. Is it spelled right? If it is in another directory, give --app-dir."
+    )
+
+
+def _failed_import(name: str, what: str, error: BaseException) -> str:
+    return f'Cannot import {what} "{name}": importing it failed:\n\n{_users_traceback(error)}'
+
+
+def _missing_attribute(name: str, what: str, owner: str, value: object, attribute: str) -> str:
+    close = get_close_matches(attribute, [known for known in dir(value) if not known.startswith("__")], n=1)
+    hint = f'; did you mean "{close[0]}"?' if close else "."
+    return f'Cannot import {what} "{name}": "{owner}" has no attribute "{attribute}"{hint}'
+
+
+def _described(value: object) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+def _users_traceback(error: BaseException) -> str:
+    """The traceback from the first frame that is neither ours nor importlib's."""
+    start: TracebackType | None = error.__traceback__
+    while start is not None and start.tb_next is not None and _is_machinery(start):
+        start = start.tb_next
+    if start is not None and _is_machinery(start):
+        start = None  # a SyntaxError in the user's file: no frame of theirs, and the message shows the line
+    return "".join(traceback.format_exception(type(error), error, start)).rstrip()
+
+
+def _is_machinery(frame: "TracebackType") -> bool:
+    file = frame.tb_frame.f_code.co_filename
+    return file.startswith("<frozen importlib") or file in (__file__, importlib.__file__)

@@ -1,0 +1,244 @@
+"""Logging: three loggers, two formatters, and the way to set them up.
+
+    ladybug           parent; its handler writes to stderr
+    ladybug.error     what the server says (not only errors: the name is the one uvicorn and gunicorn gave it)
+    ladybug.access    one record per response, to stdout; args are always the five of uvicorn.access:
+                      (client_addr, method, full_path, http_version, status_code)
+
+`LOGGING_CONFIG` is a `logging.config` dictionary of the same shape as uvicorn's, so that what is written for one (changed
+formats, a file given with --log-config) works for the other. `plain_access` tells the compiled hot path whether the access
+log is still exactly ours: then it writes the same lines itself, in batches, without a LogRecord each.
+
+Rules: nothing here runs per request except what a changed access log asks for. No colour library: four escape codes.
+"""
+
+import http
+import logging
+import sys
+from collections.abc import Mapping
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
+
+from ladybug.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from ladybug.config import Config
+
+TRACE = 5
+
+LEVELS: Mapping[str, int] = {
+    "critical": logging.CRITICAL,
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "trace": TRACE,
+}
+
+DEFAULT_FORMAT = "%(levelprefix)s %(message)s"
+ACCESS_FORMAT = '%(levelprefix)s %(client_addr)s - "%(request_line)s" %(status_code)s'
+
+# The values are logging.config's, hence Any.
+LOGGING_CONFIG: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "default": {"()": "ladybug.log.DefaultFormatter", "fmt": DEFAULT_FORMAT, "use_colors": None},
+        "access": {"()": "ladybug.log.AccessFormatter", "fmt": ACCESS_FORMAT, "use_colors": None},
+    },
+    "handlers": {
+        "default": {"class": "logging.StreamHandler", "formatter": "default", "stream": "ext://sys.stderr"},
+        "access": {"class": "logging.StreamHandler", "formatter": "access", "stream": "ext://sys.stdout"},
+    },
+    "loggers": {
+        "ladybug": {"handlers": ["default"], "level": "INFO", "propagate": False},
+        "ladybug.error": {"level": "INFO"},
+        "ladybug.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
+    },
+}
+
+RESET = "\x1b[0m"
+BOLD = "\x1b[1m"
+LEVEL_COLOURS: Mapping[int, str] = {
+    TRACE: "\x1b[34m",  # blue
+    logging.DEBUG: "\x1b[36m",  # cyan
+    logging.INFO: "\x1b[32m",  # green
+    logging.WARNING: "\x1b[33m",  # yellow
+    logging.ERROR: "\x1b[31m",  # red
+    logging.CRITICAL: "\x1b[91m",  # bright red
+}
+STATUS_COLOURS: Mapping[int, str] = {
+    1: "\x1b[97m",  # bright white
+    2: "\x1b[32m",
+    3: "\x1b[33m",
+    4: "\x1b[31m",
+    5: "\x1b[91m",
+}
+
+
+def level_prefix(level: int, name: str, colours: bool) -> str:
+    """ "INFO:    ": the level's name, a colon, and blanks up to the column where messages start."""
+    blanks = " " * (8 - len(name))
+    colour = LEVEL_COLOURS.get(level) if colours else None
+    return f"{colour}{name}{RESET}:{blanks}" if colour else f"{name}:{blanks}"
+
+
+def status_text(status: int, colours: bool) -> str:
+    """ "200 OK"; a status without a phrase keeps the blank, as in a status line (RFC 9112, section 4)."""
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    colour = STATUS_COLOURS.get(status // 100) if colours else None
+    return f"{colour}{status} {phrase}{RESET}" if colour else f"{status} {phrase}"
+
+
+class DefaultFormatter(logging.Formatter):
+    """Adds %(levelprefix)s to what formats may use. Colours: as told, or when stderr is a terminal."""
+
+    def __init__(
+        self,
+        fmt: str | None = None,
+        datefmt: str | None = None,
+        style: Literal["%", "{", "$"] = "%",
+        use_colors: bool | None = None,
+    ) -> None:
+        super().__init__(fmt=fmt, datefmt=datefmt, style=style)
+        self.use_colors = self.is_terminal() if use_colors is None else use_colors
+
+    def is_terminal(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        # Other handlers see the same record: what is added goes on a copy.
+        own = copy(record)
+        own.levelprefix = level_prefix(record.levelno, record.levelname, self.use_colors)
+        return super().formatMessage(own)
+
+
+class AccessFormatter(DefaultFormatter):
+    """Adds %(client_addr)s, %(request_line)s and %(status_code)s. Colours: as told, or when stdout is a terminal."""
+
+    def is_terminal(self) -> bool:
+        return sys.stdout is not None and sys.stdout.isatty()
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        own = copy(record)
+        if isinstance(record.args, tuple) and len(record.args) == 5:
+            client_addr, method, full_path, http_version, status = record.args
+            line = f"{method} {full_path} HTTP/{http_version}"
+            own.client_addr = client_addr
+            own.request_line = f"{BOLD}{line}{RESET}" if self.use_colors else line
+            own.status_code = status_text(int(str(status)), self.use_colors)
+        return super().formatMessage(own)
+
+
+class PlainAccess(NamedTuple):
+    """What the hot path needs to write access lines itself exactly as the default handler would."""
+
+    stream: TextIO
+    use_colors: bool
+
+
+def plain_access(logger: logging.Logger) -> PlainAccess | None:
+    """Where access lines go when `logger` is still set up as `LOGGING_CONFIG` has it; None when somebody changed anything.
+
+    Changed means: another handler, formatter or format, a filter, propagation, a subclass of any of them, another
+    record factory. Then every record has to go through `logging`. A logger whose level or absent handler swallows the
+    records is not this function's business: ask `logger.isEnabledFor` and `logger.handlers` first.
+    """
+    if type(logger) is not logging.Logger or logger.filters or logger.propagate or len(logger.handlers) != 1:
+        return None
+    handler = logger.handlers[0]
+    if type(handler) is not logging.StreamHandler or handler.filters or handler.level > logging.INFO:
+        return None
+    formatter = handler.formatter
+    if type(formatter) is not AccessFormatter or formatter._fmt != ACCESS_FORMAT:
+        return None
+    if logging.getLogRecordFactory() is not logging.LogRecord:
+        return None
+    return PlainAccess(handler.stream, formatter.use_colors)
+
+
+def configure_logging(config: "Config") -> None:
+    """Set logging up for this process as the settings say. Workers inherit it through fork.
+
+    log_config   applied first; None leaves logging as the program has set it up
+    use_colors   given to the formatters "default" and "access" of a dictionary
+    log_level    the level of ladybug.error and ladybug.access, when given
+    access_log   off takes the access logger its handlers, whoever gave them
+
+    Raises ConfigError when log_config cannot be read or is refused by `logging.config`.
+    """
+    logging.addLevelName(TRACE, "TRACE")
+    _apply(config.log_config, config.use_colors)
+    if config.log_level is not None:
+        logging.getLogger("ladybug.error").setLevel(config.log_level)
+        logging.getLogger("ladybug.access").setLevel(config.log_level)
+    if not config.access_log:
+        access = logging.getLogger("ladybug.access")
+        access.handlers = []
+        access.propagate = False
+
+
+def _apply(given: dict[str, Any] | str | None, use_colors: bool | None) -> None:
+    if given is None:
+        return
+    import logging.config
+
+    settings = _with_colours(given, use_colors) if isinstance(given, dict) else _read(given)
+    try:
+        if isinstance(settings, dict):
+            logging.config.dictConfig(settings)
+        else:
+            logging.config.fileConfig(settings, disable_existing_loggers=False)
+    # What logging.config lets through is whatever handlers and formatters raise when they are made.
+    except Exception as error:
+        because = f" ({error.__cause__})" if error.__cause__ is not None else ""
+        source = given if isinstance(given, str) else "the dictionary given"
+        raise ConfigError(f"log_config: {source} is not a usable logging configuration: {error}{because}") from error
+
+
+def _with_colours(settings: dict[str, Any], use_colors: bool | None) -> dict[str, Any]:
+    """The same settings with use_colors in our two formatters, as far as they are there; the caller's stay untouched."""
+    formatters = settings.get("formatters")
+    if use_colors is None or not isinstance(formatters, dict):
+        return settings
+    changed = {
+        name: {**formatters[name], "use_colors": use_colors} for name in ("default", "access") if name in formatters
+    }
+    return {**settings, "formatters": {**formatters, **changed}}
+
+
+def _read(path: str) -> dict[str, Any] | str:
+    """The dictionary in a .json or .yaml file; the path itself of any other file, which is `fileConfig`'s ini."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if path.endswith(".json"):
+            import json
+
+            settings = json.loads(text)
+        elif path.endswith((".yaml", ".yml")):
+            settings = _yaml(path, text)
+        else:
+            return path
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"log_config: cannot read {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"log_config: {path} holds no dictionary of logging.config")
+    return settings
+
+
+def _yaml(path: str, text: str) -> object:
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigError(
+            f'log_config: reading {path} needs PyYAML: pip install PyYAML, or pip install "ladybug-asgi[standard]"'
+        ) from None
+    try:
+        settings: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"log_config: cannot read {path}: {error}") from error
+    return settings
