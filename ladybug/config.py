@@ -71,7 +71,7 @@ NOT_SUPPORTED: Mapping[str, str] = {
     "ws_ping_interval": "",
     "ws_ping_timeout": "",
     "ws_per_message_deflate": "",
-    "h11_max_incomplete_event_size": "use limit_request_fields_size and limit_request_line",
+    "h11_max_incomplete_event_size": "see --limit-request-fields-size and --limit-request-line",
     "ssl_keyfile": "",
     "ssl_certfile": "",
     "ssl_keyfile_password": "",
@@ -424,12 +424,17 @@ SETTINGS: tuple[Setting[Any, Any], ...] = tuple(row for row in vars(Config).valu
 def unknown_setting(name: str) -> str:
     """What to tell who gave a setting that is not in the table."""
     if name in NOT_SUPPORTED:
-        instead = NOT_SUPPORTED[name]
-        return f"{name}: this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
+        return f"{name}: {not_supported(name)}"
     from difflib import get_close_matches
 
     close = get_close_matches(name, [row.name for row in SETTINGS], n=1)
     return f"{name}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def not_supported(name: str) -> str:
+    """What to tell who gave one of NOT_SUPPORTED."""
+    instead = NOT_SUPPORTED[name]
+    return "this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
 
 
 def load_env_file(path: str) -> None:

@@ -10,7 +10,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -65,7 +66,8 @@ def import_attribute(name: str, what: str) -> object:
         hint = _module_hint(name)
         raise StartupError(f'Cannot import {what}: "{name}" must be in format <module>:<attribute>{hint}.')
     try:
-        value: object = importlib.import_module(module_name)
+        with _importing(name):
+            value: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # Only if it is the named module itself that is missing: what it imports in turn is its own affair.
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
@@ -80,6 +82,23 @@ def import_attribute(name: str, what: str) -> object:
             owner = module_name if depth == 0 else module_name + ":" + ".".join(attributes.split(".")[:depth])
             raise StartupError(_missing_attribute(name, what, owner, value, attribute)) from None
     return value
+
+
+def now_importing() -> str | None:
+    """The import string that is being imported at this moment: code that asks is run by that import."""
+    return _now_importing[-1] if _now_importing else None
+
+
+_now_importing: list[str] = []
+
+
+@contextmanager
+def _importing(name: str) -> Iterator[None]:
+    _now_importing.append(name)
+    try:
+        yield
+    finally:
+        _now_importing.pop()
 
 
 def detect_interface(app: object) -> Literal["asgi3", "asgi2"]:

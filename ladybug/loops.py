@@ -1,7 +1,7 @@
 """Event loops: which one, and how to make it.
 
 `auto` is decided in `auto_loop` and nowhere else. The master and `--version` ask for the name; the factory is made in the
-worker, where asyncio may be imported.
+worker, where asyncio and the importer (which brings `inspect`) may be imported.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from ladybug.exceptions import StartupError
-from ladybug.importer import import_attribute
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,6 +49,8 @@ def _uvloop() -> "Callable[[], asyncio.AbstractEventLoop]":
 
 
 def _imported(name: str) -> "Callable[[], asyncio.AbstractEventLoop]":
+    from ladybug.importer import import_attribute
+
     factory = import_attribute(name, "--loop")
     if not callable(factory):
         raise StartupError(f"--loop {name}: this is {factory!r}, not a function that makes an event loop.")

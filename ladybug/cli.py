@@ -1,0 +1,112 @@
+"""The command `ladybug`: built from the table of settings, it makes a `Config` and serves.
+
+click takes the command line apart and prints help and errors; values are validated by the same kinds as everywhere, and
+LADYBUG_<NAME> variables are read here, by the same kinds again, so that a wrong one is named in the error.
+Exit codes: 0 after a clean stop, 2 for a wrong command line or setting, 3 when the server cannot start.
+"""
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, not_supported
+from ladybug.exceptions import ConfigError
+from ladybug.setting import Setting
+
+
+class LadybugCommand(click.Command):
+    """Adds to click's command: help by groups, and an answer to who types an option that only uvicorn has."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name.lstrip("-").replace("-", "_")
+            if name not in NOT_SUPPORTED:
+                raise
+            raise click.UsageError(f"{error.option_name}: {not_supported(name)}.", ctx) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {row.group: [] for row in SETTINGS}
+        rows = {row.name: row for row in SETTINGS}
+        for parameter in self.get_params(ctx):
+            row = rows.get(parameter.name or "")
+            record = (row.flag, row.help) if row is not None and row.is_argument else parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(row.group if row is not None else "Other", []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+def parameter(row: Setting[Any, Any]) -> click.Parameter:
+    """The click parameter of one setting. All values stay text, or None: validating them is the setting's business."""
+    if row.is_argument:
+        return click.Argument([row.name], required=False, metavar=row.kind.metavar, type=str)
+    help = row.help + (f"  [default: {row.shown_default}]" if row.shown_default else "")
+    declaration = [row.flag, row.name]
+    if row.is_switch:
+        return click.Option(declaration, default=None, help=help)
+    return click.Option(declaration, type=str, multiple=row.is_repeatable, metavar=row.kind.metavar, help=help)
+
+
+def given_values(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given, validated: on the command line (`arguments`), else in LADYBUG_ variables."""
+    values = {}
+    for row in SETTINGS:
+        given, source = arguments.get(row.name), row.flag
+        if given is None or given == ():
+            # An empty variable is one that is not set, as everywhere in click.
+            given, source = os.environ.get(row.env) or None, row.env
+        if given is not None:
+            try:
+                values[row.name] = row.kind(given)
+            except ValueError as error:
+                raise click.BadParameter(f"{error}.", param_hint=f"'{source}'") from None
+    return values
+
+
+def command(**arguments: Any) -> None:
+    """Serve the ASGI application APP, given as module:attribute.
+
+    Every option is also read from a variable: --log-level from LADYBUG_LOG_LEVEL, APP from LADYBUG_APP. What is given
+    on the command line wins.
+    """
+    values = given_values(arguments)
+    if "app" not in values:
+        raise click.UsageError("Missing argument 'APP': what to serve, as module:attribute (or in LADYBUG_APP).")
+    from ladybug.launch import serve
+
+    try:
+        code = serve(Config(values.pop("app"), **values))
+    except ConfigError as error:
+        raise click.UsageError(f"{error}.") from None
+    sys.exit(code)
+
+
+def print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from ladybug.about import version_line
+
+        click.echo(version_line())
+        ctx.exit()
+
+
+main = LadybugCommand(
+    "ladybug",
+    callback=command,
+    help=command.__doc__,
+    params=[
+        *(parameter(row) for row in SETTINGS),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=print_version,
+            help="Print version, compiled or not, Python and event loop, and exit.",
+        ),
+    ],
+)

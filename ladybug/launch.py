@@ -1,0 +1,71 @@
+"""From settings to a running server and its exit code: what the command line and `ladybug.run` share.
+
+The rooms that serve are imported when it is known which of them is needed: a master must not carry asyncio.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+from ladybug.config import Config
+from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
+from ladybug.log import configure_logging
+
+Settings = ParamSpec("Settings")
+
+
+def _takes_what(config: Callable[Settings, Config]) -> Callable[[Callable[..., None]], Callable[Settings, None]]:
+    """Give a function the signature of `Config`, for type checkers: settings are listed once, in the table."""
+    return lambda function: function
+
+
+@_takes_what(Config)
+def run(*app: Any, **settings: Any) -> None:
+    """Serve an application until a signal stops the server: `run("module:app", port=8080)` or `run(app)`.
+
+    Takes what `Config` takes. With an import string there is a master and `workers` processes (default 1); with
+    workers=0 or an application object the server runs in this process. Returns after a clean stop. Raises ConfigError
+    for wrong settings and SystemExit(3) when the server cannot start, after the cause has been logged.
+    """
+    code = serve(Config(*app, **settings))
+    if code:
+        sys.exit(code)
+
+
+def serve(config: Config) -> int:
+    """Serve until a signal stops the server, and return the exit code: 0 or STARTUP_FAILURE. Raises ConfigError."""
+    if not isinstance(config.app, str) and config.workers > 1:
+        raise ConfigError(
+            f"workers: {config.workers} workers cannot share an application object; give it as an import string,"
+            ' "module:attribute", so that each worker can import it'
+        )
+    _refuse_recursion()
+    configure_logging(config)
+    try:
+        return _serve_here(config) if config.workers == 0 or not isinstance(config.app, str) else _serve_in_workers(config)
+    except StartupError as error:
+        logging.getLogger("ladybug.error").error("%s", error)
+        return STARTUP_FAILURE
+
+
+def _serve_here(config: Config) -> int:
+    from ladybug.worker import run_standalone
+
+    return run_standalone(config)
+
+
+def _serve_in_workers(config: Config) -> int:
+    from ladybug.master import run_master
+
+    return run_master(config)
+
+
+def _refuse_recursion() -> None:
+    """A module that calls `run` at its top level would, imported by a worker for its app, start a server in the worker."""
+    importer = sys.modules.get("ladybug.importer")
+    name = importer.now_importing() if importer is not None else None
+    if name is not None:
+        raise StartupError(
+            f'ladybug.run was called while "{name}" was being imported. Put the call under: if __name__ == "__main__":'
+        )
