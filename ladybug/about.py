@@ -4,7 +4,7 @@ Everything is found without importing asyncio, uvloop or the compiled rooms: the
 """
 
 import logging
-import platform
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -24,8 +24,11 @@ def is_compiled() -> bool:
 
 def version_line() -> str:
     """The answer to `ladybug --version`."""
+    from platform import python_implementation, python_version
+
     compiled = "yes" if is_compiled() else "no"
-    return f"ladybug {__version__} (compiled: {compiled}, {_python()}, event loop: {auto_loop()})"
+    python = f"{python_implementation()} {python_version()}"
+    return f"ladybug {__version__} (compiled: {compiled}, {python}, event loop: {auto_loop()})"
 
 
 def announce(config: "Config", addresses: Sequence[str]) -> None:
@@ -42,9 +45,10 @@ def start_lines(config: "Config", addresses: Sequence[str]) -> list[str]:
     """What `announce` says."""
     app = config.app if isinstance(config.app, str) else type(config.app).__name__
     compiled = "compiled" if is_compiled() else "not compiled"
+    python = ".".join(str(part) for part in sys.version_info[:3])
     return [
         f"Ladybug {__version__} serving {app} on {', '.join(addresses)}",
-        f"{_workers(config.workers)} · {loop_name(config.loop)} · {compiled} · {_python()}",
+        f"{_workers(config.workers)} · {loop_name(config.loop)} · {compiled} · Python {python}",
         "Press Ctrl+C to stop",
     ]
 
@@ -53,7 +57,3 @@ def _workers(number: int) -> str:
     if number == 0:
         return "in this process"
     return "1 worker" if number == 1 else f"{number} workers"
-
-
-def _python() -> str:
-    return f"{platform.python_implementation()} {platform.python_version()}"

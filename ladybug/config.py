@@ -163,6 +163,7 @@ class Table:
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from None
 
+
 class Config(Table):
     """Everything a server can be told, validated. Raises ConfigError for unknown names and impossible values.
 
@@ -439,6 +440,8 @@ def not_supported(name: str) -> str:
 
 def load_env_file(path: str) -> None:
     """Put what a .env file sets into os.environ, where it is not set yet. Raises ConfigError."""
+    from pathlib import Path
+
     try:
         from dotenv import load_dotenv
     except ImportError:
@@ -447,7 +450,7 @@ def load_env_file(path: str) -> None:
         ) from None
     try:
         # Opened here: load_dotenv says nothing of a file that is not there.
-        with open(path, encoding="utf-8") as stream:
+        with Path(path).open(encoding="utf-8") as stream:
             load_dotenv(stream=stream)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"env_file: cannot read {path}: {error}") from None

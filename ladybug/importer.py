@@ -7,12 +7,13 @@ on (our and importlib's frames would only hide it).
 
 import importlib
 import inspect
-import os
+import logging
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ladybug.exceptions import StartupError
@@ -42,7 +43,9 @@ def load_app(config: "Config") -> tuple[ASGI3App, Literal["asgi3", "asgi2"]]:
         if config.app_dir is not None:
             put_first_in_path(config.app_dir)
         app = import_attribute(app, "the application")
-    if config.factory:
+    if config.factory or _must_be_factory(app):
+        if not config.factory:
+            logging.getLogger("ladybug.error").warning("%s takes no arguments: calling it as with --factory.", name)
         app = _made_by(app, name)
     if not callable(app):
         raise StartupError(f"Cannot serve {name}: it is {_described(app)}, not a callable ASGI application.")
@@ -54,7 +57,7 @@ def load_app(config: "Config") -> tuple[ASGI3App, Literal["asgi3", "asgi2"]]:
 
 def put_first_in_path(directory: str) -> None:
     """Make Python look for modules in `directory` first; "" is the working directory."""
-    absolute = os.path.abspath(directory)
+    absolute = str(Path(directory).absolute())
     if sys.path[:1] != [absolute]:
         sys.path.insert(0, absolute)
 
@@ -105,14 +108,13 @@ def detect_interface(app: object) -> Literal["asgi3", "asgi2"]:
     """Tell ASGI 3 from ASGI 2 as uvicorn does.
 
     A class is ASGI 3 if its instances can be awaited, a function if it is a coroutine function, and any other object
-    if its __call__ is one.
+    if its __call__ is one. Beyond uvicorn's rule, methods and functools.partial count as the functions they hold.
     """
     if inspect.isclass(app):
         is_three = hasattr(app, "__await__")
-    elif inspect.isfunction(app):
-        is_three = inspect.iscoroutinefunction(app)
     else:
-        is_three = inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+        call = getattr(app, "__call__", None)  # noqa: B004
+        is_three = inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(call)
     return "asgi3" if is_three else "asgi2"
 
 
@@ -124,6 +126,18 @@ class ASGI2Adapter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope)(receive, send)
+
+
+def _must_be_factory(app: object) -> bool:
+    """True for what can be called with nothing, and with nothing else: uvicorn calls such an APP without --factory too."""
+    if not callable(app):
+        return False
+    try:
+        signature = inspect.signature(app)
+        signature.bind()
+    except (TypeError, ValueError):
+        return False
+    return not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values())
 
 
 def _made_by(factory: object, name: str) -> object:
@@ -143,7 +157,7 @@ def _module_hint(name: str) -> str:
 
 def _missing_module(name: str, what: str, missing: str) -> str:
     return (
-        f'Cannot import {what} "{name}": there is no module named "{missing}" in {sys.path[0] or os.getcwd()} or the rest'
+        f'Cannot import {what} "{name}": there is no module named "{missing}" in {sys.path[0] or Path.cwd()} or the rest'
         " of sys.path. Is it spelled right? If it is in another directory, give --app-dir."
     )
 

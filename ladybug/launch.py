@@ -42,8 +42,9 @@ def serve(config: Config) -> int:
         )
     _refuse_recursion()
     configure_logging(config)
+    has_master = config.workers > 0 and isinstance(config.app, str)
     try:
-        return _serve_here(config) if config.workers == 0 or not isinstance(config.app, str) else _serve_in_workers(config)
+        return _serve_in_workers(config) if has_master else _serve_here(config)
     except StartupError as error:
         logging.getLogger("ladybug.error").error("%s", error)
         return STARTUP_FAILURE

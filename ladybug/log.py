@@ -16,8 +16,7 @@ import http
 import logging
 import sys
 from collections.abc import Mapping
-from copy import copy
-from pathlib import Path
+from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
 from ladybug.exceptions import ConfigError
@@ -57,6 +56,9 @@ LOGGING_CONFIG: dict[str, Any] = {
         "ladybug.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
     },
 }
+
+# Programs change LOGGING_CONFIG in place; this is how they can be told from those that do not.
+_PRISTINE = deepcopy(LOGGING_CONFIG)
 
 RESET = "\x1b[0m"
 BOLD = "\x1b[1m"
@@ -185,6 +187,9 @@ def configure_logging(config: "Config") -> None:
 def _apply(given: dict[str, Any] | str | None, use_colors: bool | None) -> None:
     if given is None:
         return
+    if given == _PRISTINE:
+        _apply_pristine(use_colors)
+        return
     import logging.config
 
     settings = _with_colours(given, use_colors) if isinstance(given, dict) else _read(given)
@@ -200,6 +205,23 @@ def _apply(given: dict[str, Any] | str | None, use_colors: bool | None) -> None:
         raise ConfigError(f"log_config: {source} is not a usable logging configuration: {error}{because}") from error
 
 
+def _apply_pristine(use_colors: bool | None) -> None:
+    """What dictConfig makes of LOGGING_CONFIG, without `logging.config`, which would cost every process 0.7 MiB."""
+    default = logging.StreamHandler(sys.stderr)
+    default.setFormatter(DefaultFormatter(DEFAULT_FORMAT, use_colors=use_colors))
+    access = logging.StreamHandler(sys.stdout)
+    access.setFormatter(AccessFormatter(ACCESS_FORMAT, use_colors=use_colors))
+    for name, handlers, propagate in (
+        ("ladybug", [default], False),
+        ("ladybug.error", [], True),
+        ("ladybug.access", [access], False),
+    ):
+        logger = logging.getLogger(name)
+        logger.handlers = list[logging.Handler](handlers)
+        logger.propagate = propagate
+        logger.setLevel(logging.INFO)
+
+
 def _with_colours(settings: dict[str, Any], use_colors: bool | None) -> dict[str, Any]:
     """The same settings with use_colors in our two formatters, as far as they are there; the caller's stay untouched."""
     formatters = settings.get("formatters")
@@ -213,6 +235,8 @@ def _with_colours(settings: dict[str, Any], use_colors: bool | None) -> dict[str
 
 def _read(path: str) -> dict[str, Any] | str:
     """The dictionary in a .json or .yaml file; the path itself of any other file, which is `fileConfig`'s ini."""
+    from pathlib import Path
+
     try:
         text = Path(path).read_text(encoding="utf-8")
         if path.endswith(".json"):

@@ -22,6 +22,7 @@ from typing import Generic, Protocol, Self, TypeVar, overload
 Value = TypeVar("Value")  # what config.<name> is
 ValueOut = TypeVar("ValueOut", covariant=True)
 Given = TypeVar("Given")  # what may be given for it
+Number = TypeVar("Number", int, float)
 
 
 class Kind(Protocol[ValueOut]):
@@ -163,7 +164,7 @@ class Whole:
         self.metavar = metavar
 
     def __call__(self, given: object) -> int:
-        number = _int(given)
+        number = _number(int, given) if isinstance(given, (int, str)) else None
         if number is None:
             raise ValueError(f"{given!r} is not a whole number")
         if number < self.low or (self.high is not None and number > self.high):
@@ -178,13 +179,8 @@ class Seconds:
     metavar = "SECONDS"
 
     def __call__(self, given: object) -> float:
-        seconds = math.nan
-        if isinstance(given, (int, float, str)) and not isinstance(given, bool):
-            try:
-                seconds = float(given)
-            except ValueError:
-                pass
-        if not math.isfinite(seconds):
+        seconds = _number(float, given) if isinstance(given, (int, float, str)) else None
+        if seconds is None or not math.isfinite(seconds):
             raise ValueError(f"{given!r} is not a number of seconds")
         if seconds < 0:
             raise ValueError(f"{given!r} is out of range: it must be at least 0 seconds")
@@ -299,13 +295,9 @@ class Headers:
 TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
-def _int(given: object) -> int | None:
-    """The integer that was given, as one or as text; None for anything else (a bool is no number here)."""
-    if isinstance(given, int) and not isinstance(given, bool):
-        return given
-    if isinstance(given, str):
-        try:
-            return int(given)
-        except ValueError:
-            pass
-    return None
+def _number(make: Callable[[int | float | str], Number], given: int | float | str) -> Number | None:
+    """The number that was given, as one or as text; None for anything else (a bool is no number here)."""
+    try:
+        return None if isinstance(given, bool) else make(given)
+    except (ValueError, OverflowError):
+        return None
