@@ -1,0 +1,1 @@
+"""The test suite: a mirror of the package, integration/ against real processes, fuzz/ and corpus/."""

@@ -1,0 +1,1 @@
+"""The applications under the integration suites; each is served by a process of its own."""
