@@ -1,0 +1,126 @@
+"""One sample of one server on one workload, and the interleaved rounds that samples are taken in."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from . import proc, wrk
+from .servers import Bench, Running, Server, ServerProblem, serve
+from .workloads import Workload
+
+MOST_FOREIGN = 0.12  # of one CPU, taken by other processes while we measured
+MOST_TAKES = 4  # a sample disturbed more often than that is kept and marked
+
+
+@dataclass(frozen=True)
+class Sample:
+    """CPU in microseconds per request, of all processes of the server; pss in KiB, after the load.
+
+    `error` is why there are no figures; `foreign` the share of a CPU that others took.
+    """
+
+    workload: str
+    server: str
+    round: int
+    per_second: float = 0.0
+    user_us: float = 0.0
+    system_us: float = 0.0
+    p50_us: float = 0.0
+    p99_us: float = 0.0
+    pss_kib: int = 0
+    foreign: float = 0.0
+    takes: int = 1
+    error: str = ""
+
+    @property
+    def cpu_us(self) -> float:
+        return self.user_us + self.system_us
+
+    @property
+    def disturbed(self) -> bool:
+        return self.foreign > MOST_FOREIGN
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of load before and while measuring; 0 seconds means the workload's own."""
+
+    warm_up: float = 1.0
+    seconds: float = 0.0
+
+
+def measure_once(running: Running, workload: Workload, bench: Bench, seconds: float, number: int) -> Sample:
+    foreign = proc.Foreign(running.pid, (bench.server_cpu, bench.client_cpu))
+    cpu_before, begun = proc.cpu(running.pid), time.monotonic()
+    figures, _ = wrk.run(workload, running.port, seconds, bench.client_cpu, bench.scratch)
+    cpu, elapsed = proc.cpu(running.pid) - cpu_before, time.monotonic() - begun
+    taken, _ = foreign.seconds()
+    wrong = figures.complaint()
+    if wrong:
+        return Sample(workload.name, running.server.name, number, error=wrong)
+    return Sample(
+        workload=workload.name,
+        server=running.server.name,
+        round=number,
+        per_second=figures.per_second,
+        user_us=cpu.user / figures.requests * 1e6,
+        system_us=cpu.system / figures.requests * 1e6,
+        p50_us=figures.p50_us,
+        p99_us=figures.p99_us,
+        pss_kib=proc.pss_kib(running.pid),
+        foreign=taken / elapsed,
+    )
+
+
+def sample(server: Server, workload: Workload, bench: Bench, pace: Pace, number: int) -> Sample:
+    """Start, check, warm up, measure, and measure again while others disturb. Problems become the sample's error."""
+    seconds = pace.seconds or workload.seconds
+    try:
+        with serve(server, workload, bench) as running:
+            wrk.run(workload, running.port, pace.warm_up, bench.client_cpu, bench.scratch)
+            best = measure_once(running, workload, bench, seconds, number)
+            takes = 1
+            while best.disturbed and takes < MOST_TAKES:
+                again = measure_once(running, workload, bench, seconds, number)
+                takes += 1
+                if again.error or again.foreign < best.foreign:
+                    best = again
+            return Sample(**{**best.__dict__, "takes": takes})
+    except (ServerProblem, wrk.WrkError) as problem:
+        return Sample(workload.name, server.name, number, error=str(problem))
+
+
+def rounds(
+    servers: Sequence[Server],
+    workloads: Sequence[Workload],
+    bench: Bench,
+    pace: Pace,
+    count: int,
+    report: Callable[[Sample], None],
+) -> Iterator[Sample]:
+    """Every server on every workload, `count` times over: what is compared is measured seconds apart.
+
+    Each round starts with another server, so that none always follows the same neighbour.
+    """
+    for number in range(count):
+        for workload in workloads:
+            playing = [server for server in servers if server.plays(workload)]
+            turn = number % len(playing) if playing else 0
+            for server in playing[turn:] + playing[:turn]:
+                taken = sample(server, workload, bench, pace, number)
+                report(taken)
+                yield taken
+
+
+def progress(taken: Sample) -> None:
+    """One line on stderr per sample."""
+    if taken.error:
+        figures = f"fails: {taken.error.splitlines()[0][:100]}"
+    else:
+        figures = f"{taken.per_second:>10,.0f}/s {taken.cpu_us:>9.1f} us CPU  p50 {taken.p50_us:>8.0f} us"
+        if taken.disturbed:
+            figures += f"  (others took {taken.foreign:.0%} of a CPU)"
+        elif taken.takes > 1:
+            figures += f"  (take {taken.takes})"
+    print(f"round {taken.round + 1} {taken.workload:<13} {taken.server:<12} {figures}", file=sys.stderr, flush=True)
