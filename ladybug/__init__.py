@@ -4,12 +4,11 @@ What users import is named here, and loaded when it is first used: `import ladyb
 process, which imports this package too, stays small.
 """
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Server", "StartupError", "__version__", "run"]
 
+TYPE_CHECKING = False  # known to type checkers by this name; importing it would bring all of `typing`
 if TYPE_CHECKING:
     from ladybug.config import Config
     from ladybug.exceptions import ConfigError, StartupError
@@ -25,14 +24,16 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # or type checkers would believe that every name is here
 
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value: object = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

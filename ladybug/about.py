@@ -48,12 +48,12 @@ def start_lines(config: "Config", addresses: Sequence[str]) -> list[str]:
     python = ".".join(str(part) for part in sys.version_info[:3])
     return [
         f"Ladybug {__version__} serving {app} on {', '.join(addresses)}",
-        f"{_workers(config.workers)} · {loop_name(config.loop)} · {compiled} · Python {python}",
+        f"{_processes(config)} · {loop_name(config.loop)} · {compiled} · Python {python}",
         "Press Ctrl+C to stop",
     ]
 
 
-def _workers(number: int) -> str:
-    if number == 0:
+def _processes(config: "Config") -> str:
+    if config.workers == 0 or not isinstance(config.app, str):
         return "in this process"
-    return "1 worker" if number == 1 else f"{number} workers"
+    return "1 worker" if config.workers == 1 else f"{config.workers} workers"

@@ -37,16 +37,17 @@ def load_app(config: "Config") -> tuple[ASGI3App, Literal["asgi3", "asgi2"]]:
 
     Raises StartupError.
     """
-    name = config.app if isinstance(config.app, str) else "the application"
     app: object = config.app
+    name = "the application"
     if isinstance(app, str):
+        name = app
         if config.app_dir is not None:
             put_first_in_path(config.app_dir)
         app = import_attribute(app, "the application")
     if config.factory or _must_be_factory(app):
         if not config.factory:
             logging.getLogger("ladybug.error").warning("%s takes no arguments: calling it as with --factory.", name)
-        app = _made_by(app, name)
+        app, name = _made_by(app, name), f"what {name} returned"
     if not callable(app):
         raise StartupError(f"Cannot serve {name}: it is {_described(app)}, not a callable ASGI application.")
     interface = detect_interface(app) if config.interface == "auto" else config.interface
@@ -76,7 +77,7 @@ def import_attribute(name: str, what: str) -> object:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise StartupError(_missing_module(name, what, error.name)) from None
         raise StartupError(_failed_import(name, what, error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StartupError(_failed_import(name, what, error)) from error
     for depth, attribute in enumerate(attributes.split(".")):
         try:
@@ -84,6 +85,8 @@ def import_attribute(name: str, what: str) -> object:
         except AttributeError:
             owner = module_name if depth == 0 else module_name + ":" + ".".join(attributes.split(".")[:depth])
             raise StartupError(_missing_attribute(name, what, owner, value, attribute)) from None
+        except Exception as error:  # a module's __getattr__ that imports lazily, a property
+            raise StartupError(_failed_import(name, what, error)) from error
     return value
 
 
@@ -145,7 +148,7 @@ def _made_by(factory: object, name: str) -> object:
         raise StartupError(f"Cannot call {name} for the application: it is {_described(factory)}, not a factory.")
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StartupError(f"The application factory {name} failed:\n\n{_users_traceback(error)}") from error
 
 

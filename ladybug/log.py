@@ -143,12 +143,18 @@ class PlainAccess(NamedTuple):
     use_colors: bool
 
 
+def access_wanted(logger: logging.Logger) -> bool:
+    """False when whatever the access logger is told would be dropped: then nobody need tell it anything."""
+    return logger.isEnabledFor(logging.INFO) and logger.hasHandlers()
+
+
 def plain_access(logger: logging.Logger) -> PlainAccess | None:
     """Where access lines go when `logger` is still set up as `LOGGING_CONFIG` has it; None when somebody changed anything.
 
     Changed means: another handler, formatter or format, a filter, propagation, a subclass of any of them, another
-    record factory. Then every record has to go through `logging`. A logger whose level or absent handler swallows the
-    records is not this function's business: ask `logger.isEnabledFor` and `logger.handlers` first.
+    record factory. Then every record has to go through `logging`. Ask `access_wanted` first. Applications change
+    loggers while they are imported and in their lifespan startup, so ask after both; asking costs about a microsecond
+    and may be repeated by a timer.
     """
     if type(logger) is not logging.Logger or logger.filters or logger.propagate or len(logger.handlers) != 1:
         return None

@@ -92,7 +92,7 @@ UVICORN = """
     ws_per_message_deflate log_config log_level access_log use_colors proxy_headers forwarded_allow_ips root_path
     server_header date_header headers limit_concurrency timeout_keep_alive timeout_graceful_shutdown ssl_keyfile
     ssl_certfile ssl_keyfile_password ssl_version ssl_cert_reqs ssl_ca_certs ssl_ciphers
-""".split()
+""".split()  # noqa: SIM905
 
 
 @pytest.mark.parametrize("name", UVICORN)
@@ -231,7 +231,7 @@ def test_an_empty_shared_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_wrong_shared_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "lots")
-    with pytest.raises(ConfigError, match="^WEB_CONCURRENCY: 'lots' is not a whole number, or auto$"):
+    with pytest.raises(ConfigError, match=r"^WEB_CONCURRENCY: 'lots' is not a whole number, or auto$"):
         config()
 
 
@@ -258,7 +258,7 @@ def test_env_file_fills_the_environment_without_overriding_it(tmp_path: Path, mo
 
 def test_an_env_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("dotenv")
-    with pytest.raises(ConfigError, match="^env_file: cannot read .*nowhere"):
+    with pytest.raises(ConfigError, match=r"^env_file: cannot read .*nowhere"):
         config(env_file=tmp_path / "nowhere")
 
 
