@@ -77,6 +77,8 @@ def import_attribute(name: str, what: str) -> object:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise StartupError(_missing_module(name, what, error.name)) from None
         raise StartupError(_failed_import(name, what, error)) from error
+    except StartupError:  # of ours, met by the user's module: complete as it is
+        raise
     except (Exception, SystemExit) as error:
         raise StartupError(_failed_import(name, what, error)) from error
     for depth, attribute in enumerate(attributes.split(".")):
