@@ -1,0 +1,97 @@
+"""The scoreboard: what each worker is doing, in memory that master and workers share.
+
+One anonymous shared mapping (mmap(2)), made by the master before the first fork, holds one fixed record per worker. A slot
+has two workers while one replaces the other, so there are twice as many records as slots.
+
+Rules:
+- A record has one writer: the worker it was given to. The master writes it only before the fork and after the death.
+- No locks. A reader may see the fields of one record from two different moments; no field is ever half written, because
+  each is an aligned native integer.
+- The worker writes from its event loop, once a second, never from a thread: a blocked loop stops the heartbeat.
+"""
+
+import enum
+import mmap
+import struct
+from typing import NamedTuple
+
+
+class State(enum.IntEnum):
+    """What a record is used for, as the worker itself sees it."""
+
+    FREE = 0
+    BOOTING = 1
+    SERVING = 2
+    DRAINING = 3
+
+
+class Row(NamedTuple):
+    """One record, read. `heartbeat` is on the clock of time.monotonic(), which all processes of a machine share."""
+
+    pid: int
+    state: State
+    slot: int
+    generation: int
+    heartbeat: float
+    connections: int
+    in_flight: int
+    requests: int
+
+
+_ROW = struct.Struct("=iiiidqqq")
+_LIVE = struct.Struct("=dqqq")  # heartbeat, connections, in_flight, requests
+_STATE_AT = 4
+_LIVE_AT = 16
+_SIZE = 64  # of a record: one line of the processor's cache, so that workers do not disturb each other
+
+
+class Record:
+    """One worker's place on the board."""
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        self._memory = memory
+        self._offset = offset
+
+    def open(self, slot: int, generation: int, now: float) -> None:
+        """The master's: take the record for a worker about to be forked."""
+        _ROW.pack_into(self._memory, self._offset, 0, State.BOOTING, slot, generation, now, 0, 0, 0)
+
+    def close(self) -> None:
+        """The master's: free the record of a worker that is dead."""
+        _ROW.pack_into(self._memory, self._offset, 0, State.FREE, 0, 0, 0.0, 0, 0, 0)
+
+    def sign(self, pid: int) -> None:
+        """The worker's first act: put its process id there."""
+        struct.pack_into("=i", self._memory, self._offset, pid)
+
+    def set_state(self, state: State) -> None:
+        """The worker's, when it changes."""
+        struct.pack_into("=i", self._memory, self._offset + _STATE_AT, state)
+
+    def beat(self, now: float, connections: int, in_flight: int, requests: int) -> None:
+        """The worker's, once a second from its event loop."""
+        _LIVE.pack_into(self._memory, self._offset + _LIVE_AT, now, connections, in_flight, requests)
+
+    def read(self) -> Row:
+        pid, state, *rest = _ROW.unpack_from(self._memory, self._offset)
+        return Row(pid, State(state), *rest)
+
+
+class Scoreboard:
+    """All records; which of them are in use is the master's private knowledge."""
+
+    def __init__(self, slots: int) -> None:
+        size = 2 * slots * _SIZE
+        self._memory = mmap.mmap(-1, size)
+        self._free = [Record(self._memory, offset) for offset in reversed(range(0, size, _SIZE))]
+
+    def claim(self, slot: int, generation: int, now: float) -> Record:
+        """A record for a worker about to be forked. There is one as long as no slot has more than two workers."""
+        record = self._free.pop()
+        record.open(slot, generation, now)
+        return record
+
+    def release(self, record: Record) -> None:
+        """Take the record of a dead worker back."""
+        record.close()
+        self._free.append(record)
