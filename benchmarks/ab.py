@@ -1,5 +1,6 @@
 """Two builds of Ladybug against each other, interleaved: did this change help?
 
+Usage:
     python benchmarks/ab.py OLD NEW [--workloads plaintext,browser] [--rounds 5] [--seconds 1] [--with uvicorn]
 
 OLD and NEW are commands ("/path/to/venv/bin/ladybug", or several words in quotes). Their environments must hold

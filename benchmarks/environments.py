@@ -19,7 +19,17 @@ ROOT = Path(__file__).parent.parent
 # that is not to be had for every platform while gunicorn itself takes any from 0.4.1 and says "fast" to it.
 PEERS = ("uvicorn[standard]", "granian", "hypercorn", "gunicorn", "gunicorn_h1c", "fastpysgi", "uvloop")
 FRAMEWORKS = ("fastapi", "starlette")
-REPORTED = ("uvicorn", "uvloop", "httptools", "granian", "gunicorn", "gunicorn_h1c", "hypercorn", "fastpysgi", *FRAMEWORKS)
+REPORTED = (
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "granian",
+    "gunicorn",
+    "gunicorn_h1c",
+    "hypercorn",
+    "fastpysgi",
+    *FRAMEWORKS,
+)
 
 TOOLS = {"wrk": "wrk", "taskset": "util-linux", "strace": "strace", "cc": "gcc", "nginx": "nginx-light"}
 NEEDED = ("wrk", "taskset")  # the others only make rows disappear
@@ -59,7 +69,9 @@ def say(text: str) -> None:
 
 
 def run(*command: str | Path) -> None:
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode:
         raise EnvironmentProblem(f"{' '.join(map(str, command))} failed:\n{done.stdout[-4000:]}")
 

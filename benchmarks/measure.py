@@ -116,7 +116,7 @@ def rounds(
 def progress(taken: Sample) -> None:
     """One line on stderr per sample."""
     if taken.error:
-        figures = f"fails: {taken.error.splitlines()[0][:100]}"
+        figures = f"fails: {taken.error}"
     else:
         figures = f"{taken.per_second:>10,.0f}/s {taken.cpu_us:>9.1f} us CPU  p50 {taken.p50_us:>8.0f} us"
         if taken.disturbed:

@@ -90,15 +90,16 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def targets_table(run: Run) -> str:
+def targets_table(run: Run, *, whole: bool) -> str:
+    """`whole` lists what was not measured, too."""
     rows = []
     for target in TARGETS:
         value = target.read(run)
+        if value is None and not whole:
+            continue
         sign = "<= " if target.at_most else ""
         aim = "" if target.aim is None else f"{sign}{target.aim:g}"
-        rows.append(
-            (target.workload, target.what, f"{sign}{target.must:g}", aim, number(value), target.verdict(value))
-        )
+        rows.append((target.workload, target.what, f"{sign}{target.must:g}", aim, number(value), target.verdict(value)))
     return table(("workload", "figure", "must", "aim", "measured", "verdict"), rows, left=2)
 
 
@@ -110,7 +111,9 @@ def servers_of(samples: Sequence[Sample], workload: Workload) -> list[str]:
 
 
 def failure(samples: Sequence[Sample], workload: str, server: str) -> str:
-    return next((s.error.splitlines()[0] for s in samples if (s.workload, s.server) == (workload, server) and s.error), "")
+    return next(
+        (s.error.splitlines()[0] for s in samples if (s.workload, s.server) == (workload, server) and s.error), ""
+    )
 
 
 def workload_table(samples: Sequence[Sample], workload: Workload) -> str:
@@ -129,7 +132,8 @@ def workload_table(samples: Sequence[Sample], workload: Workload) -> str:
                 number(ratio),
                 middle(ratios.cpu),
                 f"{middle(lambda s: s.user_us)} + {middle(lambda s: s.system_us)}",
-                f"{middle(ratios.p50)} / {middle(ratios.p99)}",
+                # wrk takes the time of one answer in a pipeline, if that
+                "" if workload.pipelined > 1 else f"{middle(ratios.p50)} / {middle(ratios.p99)}",
                 middle(lambda s: s.pss_kib / 1024),
                 f"fails: {failed}"[:90].replace("|", "/") if failed else "",
             )
@@ -161,13 +165,13 @@ def noise(samples: Sequence[Sample]) -> str:
     )
 
 
-def section(record: Record) -> str:
+def section(record: Record, *, whole: bool) -> str:
     run = Run(record.samples, record.readings)
     parts = [f"## Python {record.facts['Python']}"]
     parts.append("\n".join(f"- {name}: {value}" for name, value in record.facts.items()))
     parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in record.versions.items()) + ".")
     parts.append(noise(record.samples))
-    parts.append("### Targets\n\n" + targets_table(run))
+    parts.append("### Targets\n\n" + targets_table(run, whole=whole))
     for workload in WORKLOADS:
         if any(sample.workload == workload.name for sample in record.samples):
             parts.append(f"### {workload.name}: {workload.title}\n\n" + workload_table(record.samples, workload))
@@ -183,5 +187,5 @@ median of the ratios inside each round, against uvicorn with uvloop and httptool
 c-epoll are anchors, not ASGI servers: they show what the machine and wrk can do at all."""
 
 
-def results(records: Sequence[Record]) -> str:
-    return "\n\n".join([DOOR, *(section(record) for record in records)]) + "\n"
+def results(records: Sequence[Record], *, whole: bool = True) -> str:
+    return "\n\n".join([DOOR, *(section(record, whole=whole) for record in records)]) + "\n"

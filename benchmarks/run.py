@@ -1,5 +1,6 @@
 """Ladybug beside its peers: measures, prints, and writes RESULTS.md.
 
+Usage:
     python benchmarks/run.py                         everything, on Python 3.13: half an hour and more
     python benchmarks/run.py --quick                 one short round of the main workloads
     python benchmarks/run.py --python 3.13,3.11 --rounds 3 --out benchmarks/RESULTS.md
@@ -44,7 +45,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where the report goes (default: printed only)")
     parser.add_argument("--venvs", type=Path, default=environments.ROOT / ".venv" / "bench")
     parser.add_argument("--upgrade", action="store_true", help="install the newest peers again")
-    parser.add_argument("--ladybug", default="", help="command of an installed ladybug, instead of building this checkout")
+    parser.add_argument(
+        "--ladybug", default="", help="command of an installed ladybug, instead of building this checkout"
+    )
     parser.add_argument("--report", type=Path, nargs="+", help="write the report from kept samples; measure nothing")
     options = parser.parse_args()
     if options.quick:
@@ -69,8 +72,12 @@ def bench_in(environment: Path, ladybug: list[str]) -> Iterator[Bench]:
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         raise environments.EnvironmentProblem("two CPUs are needed: one for the server, one for wrk")
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        yield Bench(environment / "bin", ladybug, cpus[0], cpus[1], Path(scratch))
+    os.sched_setaffinity(0, {cpus[1]})  # our own polling must not run on the server's CPU
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+            yield Bench(environment / "bin", ladybug, cpus[0], cpus[1], Path(scratch))
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 def compare(options: argparse.Namespace, version: str, missing: list[str]) -> report.Record:
@@ -121,10 +128,9 @@ def main() -> None:
                 keep(records[-1], version)
     except environments.EnvironmentProblem as problem:
         sys.exit(f"bench: {problem}")
-    text = report.results(records)
-    print(text)
+    print(report.results(records, whole=False))
     if options.out:
-        options.out.write_text(text)
+        options.out.write_text(report.results(records, whole=True))
 
 
 if __name__ == "__main__":

@@ -80,13 +80,20 @@ def uvicorn_log(launch: Launch) -> list[str]:
 
 
 def granian(launch: Launch) -> list[str]:
-    return [f"{launch.path}/granian", "--interface", "asgi", "--port", str(launch.port), launch.workload.app]
+    options = ["--interface", "asgi", *granian_patient(launch)]
+    return [f"{launch.path}/granian", *options, "--port", str(launch.port), launch.workload.app]
 
 
 def granian_st(launch: Launch) -> list[str]:
     """As its authors benchmark ASGI."""
     options = ["--interface", "asgi", "--runtime-mode", "st", "--http", "1", "--no-ws", "--loop", "uvloop"]
+    options += granian_patient(launch)
     return [f"{launch.path}/granian", *options, "--port", str(launch.port), launch.workload.app]
+
+
+def granian_patient(launch: Launch) -> list[str]:
+    """Its backpressure counts connections, idle ones too, and is 1,024 by default."""
+    return ["--backlog", "20000", "--backpressure", "20000"] if launch.patient else []
 
 
 def gunicorn(launch: Launch) -> list[str]:
@@ -276,7 +283,8 @@ def wait_for_answer(process: subprocess.Popen[bytes], port: int, workload: Workl
     last = "no answer"
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerProblem(f"did not start ({ending(process.returncode)}): {log.read_text(errors='replace')[-2000:]}")
+            said = log.read_text(errors="replace").strip()[-2000:]
+            raise ServerProblem(f"did not start ({ending(process.returncode)})\n{said}")
         try:
             status, body = ask(port, workload)
         except TimeoutError:
@@ -295,10 +303,8 @@ def wait_for_answer(process: subprocess.Popen[bytes], port: int, workload: Workl
 def stop(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM to the leader, SIGKILL to the whole session if that does not end it."""
     process.terminate()
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -83,7 +83,9 @@ GRANIAN = ("granian", "granian-st")
 TARGETS = (
     Target("plaintext", VS, against("plaintext"), 2.4, 2.8),
     Target("plaintext", BEST, against_best("plaintext"), 1.6),
-    Target("plaintext", "CPU, x the C epoll server", against("plaintext", "c-epoll", value=ratios.cpu), 1.8, None, True),
+    Target(
+        "plaintext", "CPU, x the C epoll server", against("plaintext", "c-epoll", value=ratios.cpu), 1.8, None, True
+    ),
     Target("browser", VS, against("browser"), 2.4, 2.8),
     Target("browser", BEST, against_best("browser"), 1.45),
     Target("seed", VS, against("seed"), 3.0, 3.6),

@@ -57,9 +57,7 @@ class Workload:
 BOTH_ANCHORS = frozenset({"nginx", "c-epoll"})
 
 WORKLOADS = (
-    Workload(
-        "plaintext", "13 bytes, 64 connections", "raw:plaintext", HELLO, logged=True, anchors=BOTH_ANCHORS
-    ),
+    Workload("plaintext", "13 bytes, 64 connections", "raw:plaintext", HELLO, logged=True, anchors=BOTH_ANCHORS),
     Workload(
         "browser",
         "13 bytes, 15 browser fields with a 1 KB cookie, 64 connections",

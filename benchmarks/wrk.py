@@ -56,12 +56,10 @@ def lua_script(workload: Workload) -> str:
             raise ValueError("a request body must be one byte, repeated")
         lines.append(f"wrk.body = string.rep({lua_quoted(first)}, {len(workload.body)})")
     if workload.pipelined > 1:
-        # init and not the top of the file: wrk.format needs the Host field, which wrk adds just before init.
+        # In init and not at the top of the file: wrk.format needs the Host field, which wrk adds just before init.
+        one = f"wrk.format(nil, {lua_quoted(workload.path.encode())})"
         lines.append("local requests")
-        lines.append(
-            "init = function(args) wrk.init(args); "
-            f"requests = string.rep(wrk.format(nil, {lua_quoted(workload.path.encode())}), {workload.pipelined}) end"
-        )
+        lines.append(f"init = function(args) requests = string.rep({one}, {workload.pipelined}) end")
         lines.append("request = function() return requests end")
     lines.append(REPORT)
     return "\n".join(lines)
