@@ -118,8 +118,10 @@ def install_ladybug(environment: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         pip = (environment / "bin" / "python", "-m", "pip")
-        run(*pip, "install", "-q", "--force-reinstall", "--no-deps", copy)
-        run(*pip, "install", "-q", f"{copy}[standard]")
+        run(*pip, "wheel", "-q", "--no-deps", "-w", Path(copy, "dist"), copy)
+        (wheel,) = Path(copy, "dist").glob("*.whl")
+        run(*pip, "install", "-q", "--force-reinstall", "--no-deps", wheel)
+        run(*pip, "install", "-q", f"{wheel}[standard]")
     stamp.write_text(wanted)
 
 
