@@ -50,9 +50,12 @@ def extension_modules() -> list[object]:
 
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())
     compiled: list[str] = table["tool"]["ladybug"]["compiled"]
-    options = ["--config-file", str(ROOT / "pyproject.toml"), *compiled]
+    # Only what is compiled must pass here; the rest of the package and its libraries are `make check`'s business.
+    options = ["--config-file", str(ROOT / "pyproject.toml"), "--follow-imports=silent", *compiled]
     return list(
-        mypycify(options, opt_level=os.environ.get("LADYBUG_OPT_LEVEL", "3"), group_name="ladybug", strict_dunder_typing=True)
+        mypycify(
+            options, opt_level=os.environ.get("LADYBUG_OPT_LEVEL", "3"), group_name="ladybug", strict_dunder_typing=True
+        )
     )
 
 

@@ -1,0 +1,1 @@
+"""The ASGI side of a connection: scope, receive, send. Knows messages and the protocol core, never a socket."""

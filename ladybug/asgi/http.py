@@ -1,0 +1,510 @@
+"""One request and its response: the exchange between a connection and the application (ASGI "HTTP" specification).
+
+Receiving:  the connection feeds body pieces in; receive() hands them on, then waits for the end and says http.disconnect.
+Sending:    START --http.response.start--> BODY --http.response.body (last)--> [TRAILERS -->] COMPLETE
+            A message that the state does not expect raises in the application; after COMPLETE all are ignored, as the
+            specification says; once the client is gone they raise ClientDisconnected, an OSError.
+
+Every exchange is a fresh object: an application may keep `send` for as long as it likes and will never write into
+somebody else's response. send() acts when it is called and returns something to await (awaitables.py says why).
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final, final
+
+from librt.strings import BytesWriter
+from mypy_extensions import i64, mypyc_attr
+
+from ladybug.asgi.awaitables import (
+    DONE,
+    ClientDisconnected,
+    drained,
+    next_message,
+    ready,
+    run_app,
+    yield_once,
+)
+from ladybug.asgi.response import CRLF, HeadWriter
+from ladybug.asgi.service import Service, Wire
+from ladybug.protocol.fields import RequestHead
+
+START: Final[i64] = 0
+BODY: Final[i64] = 1
+TRAILERS: Final[i64] = 2
+COMPLETE: Final[i64] = 3
+STATE_NAMES: Final = ["http.response.start", "http.response.body", "http.response.trailers", "nothing more"]
+
+# How the response's content is framed (RFC 9112 section 6).
+BY_LENGTH: Final[i64] = 0
+BY_CHUNKS: Final[i64] = 1
+BY_CLOSE: Final[i64] = 2
+NO_CONTENT: Final[i64] = 3  # HEAD, 204, 304: whatever the application sends stays here
+
+# Above this a piece of content goes to the kernel from where it lies: a copy would cost more than a second buffer does.
+LARGE: Final[i64] = 16384
+# A stream that never has to wait yields to the loop once in so many sends, so that it cannot have the worker to itself.
+SENDS_PER_TURN: Final[i64] = 16
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+# CPython 3.12 can start a task at once, inside the read callback; 3.11 takes the loop's way.
+TASK: Final[Any] = asyncio.Task
+EAGER: Final = hasattr(asyncio, "eager_task_factory")
+
+
+@mypyc_attr(native_class=True)
+@final
+class HttpExchange:
+    """A request being answered. Made by the connection once the head is parsed."""
+
+    def __init__(self, service: Service, wire: Wire, head: RequestHead) -> None:
+        self.service: Final = service
+        self.wire: Wire | None = wire
+        self.method: Final = head.method
+        self.raw_path: Final = head.raw_path
+        self.query: Final = head.query
+        self.http11: Final = head.http11
+        self.persist = head.persistent  # the connection may go on after this
+        self.expect_continue = head.expect_continue
+        # Request body
+        self.received: deque[bytes] | None = None
+        self.body_complete = False  # all of it was received
+        self.body_delivered = False  # the application knows
+        self.disconnected = False  # receive() says http.disconnect
+        self.half_closed = False  # because the client has closed its half of the connection
+        self.told = False  # and the application was told so
+        self.waiters: list[asyncio.Future[None]] | None = None
+        self.drain_waiters: list[asyncio.Future[None]] | None = None
+        # Response
+        self.state: i64 = START
+        self.status: int = 0
+        self.framing: i64 = BY_LENGTH
+        self.length: i64 = -1  # content still to come, when framed by length
+        self.trailers = False
+        self.sends: i64 = 0
+        # The application
+        self.task: Any = None
+        self.finished = False
+        self.receive_callable: Any = self.receive
+        self.send_callable: Any = self.send
+
+    def start(self, scope: dict[str, Any]) -> None:
+        """Call the application; most return before this does."""
+        service = self.service
+        service.in_flight += 1
+        coroutine = run_app(service.app, scope, self)
+        if EAGER:
+            self.task = TASK(coroutine, loop=service.loop, eager_start=True)
+        else:
+            self.task = service.loop.create_task(coroutine)
+        if self.finished:
+            self.task = None
+        else:
+            service.running.add(self)
+
+    def finish(self) -> None:
+        """The application's call is over."""
+        self.finished = True
+        service = self.service
+        service.in_flight -= 1
+        if service.on_quiet is not None:
+            service.on_quiet()
+        if self.task is not None:
+            self.task = None
+            service.running.discard(self)
+        # Break the cycles through the bound methods, so that nothing of a request waits for the collector.
+        self.receive_callable = None
+        self.send_callable = None
+
+    def request_line(self) -> tuple[str, str]:
+        return self.method, target_of(self.raw_path, self.query).decode("latin-1")
+
+    # -- The request, from below ------------------------------------------------------------------------------------
+
+    def feed(self, content: bytes) -> None:
+        """A piece of the body."""
+        if self.received is None:
+            self.received = deque()
+        self.received.append(content)
+        self._wake()
+
+    def feed_end(self) -> None:
+        self.body_complete = True
+        self._wake()
+
+    def is_waiting(self) -> bool:
+        """Whether the application waits for body that has not come."""
+        return self.waiters is not None and not self.received
+
+    def disconnect(self) -> None:
+        """The client is gone, or the server takes its leave: no more in either direction."""
+        self.disconnected = True
+        self.wire = None
+        self._wake()
+        self.wake_drained()
+
+    def half_close(self) -> None:
+        """The client will send no more. It may only have closed its half and still read (RFC 9112 section 9.6), so the
+        response goes on; but an application that asks is told that the client is gone, which is nearly always true."""
+        self.half_closed = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Tell the application http.disconnect while its response may still be written: the graceful stop."""
+        self.disconnected = True
+        self._wake()
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def _wake(self) -> None:
+        waiters = self.waiters
+        if waiters is not None:
+            self.waiters = None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def wake_drained(self) -> None:
+        waiters = self.drain_waiters
+        if waiters is not None:
+            self.drain_waiters = None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    # -- receive() --------------------------------------------------------------------------------------------------
+
+    def receive(self) -> Any:
+        """The application's `receive`: http.request until the body is complete, then http.disconnect."""
+        message = self.maybe_message()
+        if message is not None:
+            return ready(message)
+        # RFC 9110 section 10.1.1: 100 tells the client that the body is wanted, and now it is.
+        if self.expect_continue and self.wire is not None and self.state == START:
+            self.expect_continue = False
+            self.wire.cork().write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.wire.flush()
+            message = self.maybe_message()
+            if message is not None:
+                return ready(message)
+        return next_message(self)
+
+    def maybe_message(self) -> dict[str, Any] | None:
+        """The next message, or None when the application has to wait."""
+        received = self.received
+        if received:
+            content = received.popleft()
+            more = len(received) > 0 or not self.body_complete
+            if not more:
+                self.body_delivered = True
+            elif not received and self.wire is not None:
+                self.wire.resume_reading()
+                if self.received:
+                    return {"type": "http.request", "body": content, "more_body": True}
+                if self.body_complete:
+                    more = False
+                    self.body_delivered = True
+            return {"type": "http.request", "body": content, "more_body": more}
+        if self.disconnected or self.state == COMPLETE:
+            # From here on a send() raises, even where the client has only closed its half of the connection: what the
+            # application was told must stay true.
+            self.told = self.half_closed
+            return {"type": "http.disconnect"}
+        if self.body_complete and not self.body_delivered:
+            self.body_delivered = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return None
+
+    def begin_wait(self) -> "asyncio.Future[None]":
+        """A future that is done when maybe_message() is worth another try. Each waiting receive() has its own."""
+        waiter: asyncio.Future[None] = self.service.loop.create_future()
+        if self.waiters is None:
+            self.waiters = []
+        self.waiters.append(waiter)
+        if not self.body_complete and self.wire is not None:
+            self.wire.resume_reading()
+        return waiter
+
+    # -- send() -----------------------------------------------------------------------------------------------------
+
+    def send(self, message: Any) -> Any:
+        """The application's `send`.
+
+        Raises: ClientDisconnected (an OSError) when the client is gone; RuntimeError for a message out of order;
+        TypeError, ValueError or KeyError for one that is malformed, naming what is wrong.
+        """
+        if not isinstance(message, dict):
+            raise TypeError(f"An ASGI message must be a dict, not {type(message).__name__}")
+        kind = message.get("type")
+        state = self.state
+        if state == COMPLETE:
+            return DONE
+        wire = self.wire
+        if wire is None or self.told:
+            raise ClientDisconnected("The client has disconnected")
+        if kind == "http.response.body":
+            if state == BODY:
+                return self._send_body(wire, message)
+        elif kind == "http.response.start":
+            if state == START:
+                self._send_start(wire, message)
+                return DONE
+        elif kind == "http.response.pathsend":
+            if state == BODY:
+                return self._send_path(wire, message)
+        elif kind == "http.response.trailers":
+            if state == TRAILERS:
+                self._send_trailers(wire, message)
+                return DONE
+        elif kind == "http.response.early_hint" and state == START:
+            self._send_early_hint(wire, message)
+            return DONE
+        raise RuntimeError(f"Expected the ASGI message {STATE_NAMES[state]}, but got {kind!r}")
+
+    def _send_start(self, wire: Wire, message: dict[str, Any]) -> None:
+        status = message.get("status")
+        if not isinstance(status, int):
+            raise TypeError(f"http.response.start needs an integer status, not {status!r}")
+        if not 200 <= status <= 999:
+            raise ValueError(f"http.response.start cannot have the status {status}: a final response is 200 to 999")
+        given = message.get("headers")
+        headers: list[Any]
+        if isinstance(given, list):
+            headers = given
+        elif given is None:
+            headers = []
+        else:
+            headers = list(given)
+        head_writer = self.service.head_writer
+        writer = wire.cork()
+        mark: i64 = len(writer)
+        try:
+            head_writer.write_start(writer, status, headers)
+            self._frame(head_writer, writer, status, bool(message.get("trailers")))
+        except BaseException:
+            writer.truncate(mark)
+            raise
+        self.status = status
+        self.state = BODY
+        if not self.service.in_turn:
+            self.service.end_turn_soon()
+
+    def _frame(self, head_writer: HeadWriter, writer: BytesWriter, status: int, trailers: bool) -> None:
+        """Decide how the content is delimited and whether the connection persists, and end the head accordingly."""
+        self.length = head_writer.content_length
+        if head_writer.close or self.service.draining or (self.expect_continue and not self.body_complete):
+            # The last: without a 100 the client may or may not send the body; nobody could tell what follows.
+            self.persist = False
+        if self.method == "HEAD" or status == 304 or status == 204:
+            self.framing = NO_CONTENT
+        elif self.length >= 0:
+            self.framing = BY_LENGTH
+        elif self.http11:
+            self.framing = BY_CHUNKS
+            self.trailers = trailers
+            writer.write(b"transfer-encoding: chunked\r\n")
+        else:
+            # RFC 9112 section 6.1: no Transfer-Encoding to a client that does not speak 1.1
+            self.framing = BY_CLOSE
+            self.persist = False
+        if not self.persist:
+            writer.write(b"connection: close\r\n\r\n")
+        elif self.http11:
+            writer.write(CRLF)
+        else:
+            writer.write(b"connection: keep-alive\r\n\r\n")
+
+    def _send_body(self, wire: Wire, message: dict[str, Any]) -> Any:
+        given = message.get("body", b"")
+        content: bytes
+        if isinstance(given, bytes):
+            content = given
+        elif isinstance(given, (bytearray, memoryview)):
+            content = bytes(given)
+        else:
+            raise TypeError(f"http.response.body needs bytes, not {type(given).__name__}")
+        more = bool(message.get("more_body", False))
+        size: i64 = len(content)
+        framing = self.framing
+        if framing == BY_LENGTH:
+            if size > self.length:
+                raise RuntimeError(
+                    f"Response content is longer than its content-length, by {size - self.length} bytes or more"
+                )
+            if not more and size < self.length:
+                raise RuntimeError(
+                    f"Response content is shorter than its content-length, by {self.length - size} bytes"
+                )
+            self.length -= size
+            if size > LARGE:
+                wire.transmit_content(content, b"")
+            elif size > 0:
+                wire.cork().write(content)
+        elif framing == BY_CHUNKS:
+            last = not more and not self.trailers
+            if size > 0:
+                writer = wire.cork()
+                writer.write(b"%x\r\n" % size)
+                if size > LARGE:
+                    wire.transmit_content(content, b"\r\n0\r\n\r\n" if last else CRLF)
+                    last = False
+                else:
+                    writer.write(content)
+                    writer.write(CRLF)
+            if last:
+                wire.cork().write(LAST_CHUNK)
+        elif framing == BY_CLOSE:
+            if size > LARGE:
+                wire.transmit_content(content, b"")
+            else:
+                wire.cork().write(content)
+        if not more:
+            if self.trailers:
+                wire.cork().write(b"0\r\n")
+                self.state = TRAILERS
+                return DONE
+            self._complete(wire)
+            return DONE
+        if size > 0:
+            # At once, not at the end of the turn: the application may compute for long before it sends again.
+            wire.flush()
+        if wire.is_congested():
+            return drained(self)
+        self.sends += 1
+        if self.sends % SENDS_PER_TURN == 0:
+            return yield_once()
+        return DONE
+
+    def _send_path(self, wire: Wire, message: dict[str, Any]) -> Any:
+        path = message.get("path")
+        if not isinstance(path, str):
+            raise TypeError(f"http.response.pathsend needs a path as str, not {path!r}")
+        if self.framing == NO_CONTENT:
+            self._complete(wire)
+            return DONE
+        return self._transmit_path(wire, path)
+
+    async def _transmit_path(self, wire: Wire, path: str) -> None:
+        # Until the file is out, the state is BODY: an application that sends more meanwhile garbles only its own response.
+        framing = self.framing
+        if framing == BY_CHUNKS:
+            # The size of a chunk must be known before it: take the file's, and say so.
+            size: int = await wire.transmit_file(path, -1, True)
+        else:
+            size = await wire.transmit_file(path, self.length if framing == BY_LENGTH else -1, False)
+        if self.wire is None:
+            raise ClientDisconnected("The client disconnected while a file was being sent")
+        if framing == BY_LENGTH:
+            self.length -= size
+            if self.length != 0:
+                raise RuntimeError(f"The file {path} is not as long as the response's content-length says")
+        elif framing == BY_CHUNKS:
+            wire.cork().write(LAST_CHUNK if size == 0 else b"\r\n0\r\n\r\n")
+        self._complete(wire)
+
+    def _send_trailers(self, wire: Wire, message: dict[str, Any]) -> None:
+        writer = wire.cork()
+        mark: i64 = len(writer)
+        try:
+            self.service.head_writer.write_fields(writer, list(message.get("headers", ())))
+        except BaseException:
+            writer.truncate(mark)
+            raise
+        if not message.get("more_trailers", False):
+            writer.write(CRLF)
+            self._complete(wire)
+
+    def _send_early_hint(self, wire: Wire, message: dict[str, Any]) -> None:
+        # RFC 8297; RFC 9110 section 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
+        if not self.http11:
+            return
+        links = [(b"link", link) for link in message.get("links", ())]
+        writer = wire.cork()
+        mark: i64 = len(writer)
+        try:
+            writer.write(b"HTTP/1.1 103 Early Hints\r\n")
+            self.service.head_writer.write_fields(writer, links)
+            writer.write(CRLF)
+        except BaseException:
+            writer.truncate(mark)
+            raise
+        wire.flush()
+
+    def _complete(self, wire: Wire) -> None:
+        self.state = COMPLETE
+        self.wire = None
+        self._record_access(wire)
+        if self.waiters is not None:
+            self._wake()
+        wire.exchange_complete(self.persist)
+
+    def _record_access(self, wire: Wire) -> None:
+        access = self.service.access
+        if access is not None:
+            access.record(wire.peer(), self.method, target_of(self.raw_path, self.query), self.http11, self.status)
+            if not self.service.in_turn:
+                self.service.end_turn_soon()
+
+    # -- Flow control and the end of the call, for awaitables.py ------------------------------------------------------
+
+    def is_congested(self) -> bool:
+        return self.wire is not None and self.wire.is_congested()
+
+    def begin_wait_drained(self) -> "asyncio.Future[None]":
+        waiter: asyncio.Future[None] = self.service.loop.create_future()
+        if self.drain_waiters is None:
+            self.drain_waiters = []
+        self.drain_waiters.append(waiter)
+        return waiter
+
+    def check_connected(self) -> None:
+        if self.wire is None and self.state != COMPLETE:
+            raise ClientDisconnected("The client disconnected while the response was being sent")
+
+    def app_raised(self) -> bool:
+        """The application raised; answer for it. Whether that is worth an error in the log."""
+        wire = self.wire
+        if wire is not None and self.state != COMPLETE:
+            self._fail(wire)
+        return True
+
+    def app_returned(self) -> bool:
+        """The application returned; answer for it if its response is incomplete, and say whether it was."""
+        wire = self.wire
+        if wire is None or self.state == COMPLETE:
+            return False
+        self._fail(wire)
+        return True
+
+    def _fail(self, wire: Wire) -> None:
+        """500 if nothing was said yet; otherwise the client must see that the response is cut short."""
+        if self.state != START:
+            self.state = COMPLETE
+            self.wire = None
+            self._record_access(wire)
+            if self.framing == NO_CONTENT or self.framing == BY_CLOSE:
+                # The head alone, or an orderly end, would look like a complete response.
+                wire.abort()
+            else:
+                wire.flush()
+                wire.exchange_complete(False)
+            return
+        self.persist = False
+        content = b"Internal Server Error"
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(content))]
+        writer = wire.cork()
+        self.status = 500
+        self.service.head_writer.write_start(writer, 500, headers)
+        self._frame(self.service.head_writer, writer, 500, False)
+        if self.framing != NO_CONTENT:
+            writer.write(content)
+        self._complete(wire)
+
+
+def target_of(raw_path: bytes, query: bytes) -> bytes:
+    """The request target in origin-form, as the log shows it."""
+    return raw_path + b"?" + query if query else raw_path

@@ -1,0 +1,123 @@
+"""The lifespan protocol (ASGI lifespan specification 2.0): startup before the first connection, shutdown after the last.
+
+One call of the application, in a task of its own, for the whole life of the worker. Not compiled: it runs once.
+"""
+
+import asyncio
+import logging
+import traceback
+from typing import Any, Literal
+
+from ladybug.exceptions import StartupError
+
+logger = logging.getLogger("ladybug.error")
+
+
+class Lifespan:
+    """Runs the application's lifespan.
+
+    Args:
+        app: the ASGI 3 callable.
+        mode: "on" demands that the application handles lifespan, "auto" does without if it raises, "off" never asks.
+        asgi_version: what the scope says, "3.0" or "2.0".
+
+    Attributes:
+        state: what startup has put into scope["state"], for every request's scope; None when there is no lifespan.
+    """
+
+    def __init__(self, app: Any, mode: Literal["auto", "on", "off"], asgi_version: str) -> None:
+        self.app = app
+        self.mode = mode
+        self.asgi_version = asgi_version
+        self.state: dict[str, Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._answers: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._error: BaseException | None = None
+
+    async def startup(self) -> None:
+        """Tell the application to start and wait until it has. Raises StartupError with the cause."""
+        if self.mode == "off":
+            return
+        logger.info("Waiting for application startup.")
+        state: dict[str, Any] = {}
+        scope = {"type": "lifespan", "asgi": {"version": self.asgi_version, "spec_version": "2.0"}, "state": state}
+        self._task = asyncio.get_running_loop().create_task(self._run(scope), name="ladybug-lifespan")
+        kind, text = await self._ask("lifespan.startup")
+        if kind == "lifespan.startup.complete":
+            self.state = state
+            logger.info("Application startup complete.")
+        elif kind == "lifespan.startup.failed":
+            raise StartupError(f"Application startup failed{': ' + text if text else '.'}")
+        else:
+            self._startup_refused()
+
+    def _startup_refused(self) -> None:
+        """The call ended, by return or exception, without an answer."""
+        error = self._error
+        self._task = None
+        if self.mode == "auto" and (error is None or isinstance(error, Exception)):
+            logger.info("ASGI 'lifespan' protocol appears unsupported.")
+            if error is not None:
+                logger.debug("The application raised for the lifespan scope", exc_info=error)
+            return
+        if error is None:
+            raise StartupError(
+                "Application startup failed: the application returned without answering lifespan.startup."
+                " Use --lifespan off if it has no lifespan."
+            )
+        text = "".join(traceback.format_exception(error)).rstrip()
+        raise StartupError(f"Application startup failed: {error!r}\n{text}")
+
+    async def shutdown(self, budget: float) -> None:
+        """Tell the application to shut down and wait at most `budget` seconds. Failures are logged, never raised."""
+        task = self._task
+        if task is None:
+            return
+        if not task.done():
+            logger.info("Waiting for application shutdown.")
+            try:
+                async with asyncio.timeout(budget):
+                    kind, text = await self._ask("lifespan.shutdown")
+            except TimeoutError:
+                logger.error("Application shutdown did not finish within %g s: going on without it.", budget)
+                task.cancel()
+                return
+            if kind == "lifespan.shutdown.failed":
+                logger.error("Application shutdown failed%s", f": {text}" if text else ".")
+            elif kind == "lifespan.shutdown.complete":
+                logger.info("Application shutdown complete.")
+        if self._error is not None:
+            logger.error("Exception in the application's lifespan", exc_info=self._error)
+
+    def abandon(self) -> None:
+        """Startup is not waited for any longer: there is nothing to shut down in order."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _ask(self, question: str) -> tuple[str, str]:
+        """Send one message and wait for its answer, or for ("", "") when the call ends without one."""
+        self._messages.put_nowait({"type": question})
+        return await self._answers.get()
+
+    async def _run(self, scope: dict[str, Any]) -> None:
+        try:
+            await self.app(scope, self._messages.get, self._send)
+        except BaseException as error:
+            self._error = error
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+        finally:
+            self._answers.put_nowait(("", ""))
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind not in (
+            "lifespan.startup.complete",
+            "lifespan.startup.failed",
+            "lifespan.shutdown.complete",
+            "lifespan.shutdown.failed",
+        ):
+            raise RuntimeError(f"Expected an answer to a lifespan event, but got {kind!r}")
+        self._answers.put_nowait((kind, message.get("message", "")))

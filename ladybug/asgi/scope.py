@@ -1,0 +1,74 @@
+"""From a request head to the ASGI HTTP scope (ASGI www specification, "HTTP connection scope", spec_version 2.5).
+
+One template per worker, copied for each request; what an application may write to (state, extensions, asgi) is copied
+with it, so that no request sees another's changes.
+"""
+
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from ladybug.asgi.service import Service
+from ladybug.protocol.fields import RequestHead
+
+Address = tuple[str, int | None]
+
+EXTENSIONS: Final[tuple[str, ...]] = (
+    "http.response.pathsend",
+    "http.response.early_hint",
+    "http.response.trailers",
+)
+
+
+def scope_template(asgi_version: str, root_path: str) -> dict[str, Any]:
+    """The keys of every HTTP scope, in their final order; build_scope() fills in the rest."""
+    return {
+        "type": "http",
+        "asgi": {"version": asgi_version, "spec_version": "2.5"},
+        "http_version": "1.1",
+        "server": None,
+        "client": None,
+        "scheme": "http",
+        "method": "GET",
+        "root_path": root_path,
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": [],
+        "extensions": {name: {} for name in EXTENSIONS},
+    }
+
+
+def build_scope(service: Service, head: RequestHead, client: Address | None, server: Address | None) -> dict[str, Any]:
+    """The scope of one request.
+
+    As with uvicorn, `path` is root_path + path, percent-decoded as UTF-8; `raw_path` is untouched, as the
+    specification wants it.
+    """
+    template = service.scope_template
+    scope = template.copy()
+    asgi: dict[str, Any] = template["asgi"]
+    extensions: dict[str, Any] = template["extensions"]
+    scope["asgi"] = asgi.copy()
+    scope["extensions"] = extensions.copy()
+    if not head.http11:
+        scope["http_version"] = "1.0"
+    scope["server"] = server
+    scope["client"] = client
+    scope["scheme"] = service.scheme
+    scope["method"] = head.method
+    raw_path = head.raw_path
+    path = decode_path(raw_path) if head.encoded else raw_path.decode("latin-1")
+    scope["path"] = service.root_path + path if service.root_path else path
+    scope["raw_path"] = raw_path
+    scope["query_string"] = head.query
+    scope["headers"] = head.headers
+    if service.state is not None:
+        scope["state"] = service.state.copy()
+    if head.forwarded and service.trust is not None:
+        service.trust.apply(scope)
+    return scope
+
+
+def decode_path(raw_path: bytes) -> str:
+    """Percent-decode; octets that are not UTF-8 become U+FFFD, as everywhere in Python's URL handling."""
+    return unquote_to_bytes(raw_path).decode("utf-8", "replace")

@@ -1,0 +1,693 @@
+"""One client's connection, from accept to close: the shell around the protocol core. Reads as the life it leads.
+
+    NEW ----first byte----> ACTIVE <-----> IDLE            (a request is being received or answered; between two)
+      \\__________________________\\___________\\--> LINGERING --> CLOSED
+                                                 (all is said; the client may still be sending, and would lose our last
+                                                 words to a reset if we closed at once: RFC 9112 section 9.6)
+
+The life of a write. An exchange writes into the worker's cork; flush() hands that to transmit(); what the kernel does not
+take waits in the outbox, whose size is what is_congested() tells applications about; on_writable() empties it.
+
+Memory: a connection that idles is this object and a socket. The parser is made with the first byte; nothing is kept of
+a request that is answered.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections import deque
+from typing import Any, Final, final
+
+from librt.strings import BytesWriter
+from mypy_extensions import i64, mypyc_attr
+
+from ladybug.asgi.awaitables import logger
+from ladybug.asgi.http import HttpExchange
+from ladybug.asgi.scope import Address, build_scope
+from ladybug.asgi.service import Service, Wire
+from ladybug.deadlines import NEVER
+from ladybug.poller import BROKEN, PEER_CLOSED, READABLE, WRITABLE, Poller, Source
+from ladybug.protocol import errors
+from ladybug.protocol.errors import Refusal
+from ladybug.protocol.http1 import COMPLETE, DATA, END, ERROR, NEED_DATA, REQUEST, Http1
+
+NEW: Final[i64] = 0
+ACTIVE: Final[i64] = 1
+IDLE: Final[i64] = 2
+LINGERING: Final[i64] = 3
+CLOSED: Final[i64] = 4
+
+# One read. More than 64 KiB would be mapped and unmapped by the allocator each time.
+READ_SIZE: Final = 65536
+# Reads of one connection in one turn; the rest waits until the others have had theirs.
+READS_PER_TURN: Final[i64] = 4
+# Body read ahead of the application, at most; and response the client has not taken before send() waits, resumed below.
+HIGH_WATER: Final[i64] = 65536
+LOW_WATER: Final[i64] = 16384
+# The cork is sent when it holds this much, even if more of the batch is to come.
+CORK_SIZE: Final[i64] = 65536
+# Body that an application left unread: up to this it is read and dropped, so that the connection can go on.
+DISCARD_SIZE: Final[i64] = 262144
+LINGER_SIZE: Final[i64] = 1048576
+# A piece of a file sent in one go before others get their turn.
+FILE_TURN: Final[i64] = 1048576
+
+# Not on every system; where it is missing the sockets are non-blocking from the start.
+DONTWAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
+MSG_MORE: Final[int] = getattr(socket, "MSG_MORE", 0)
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
+
+
+@mypyc_attr(native_class=True)
+@final
+class Timeouts:
+    """In ticks of the sweep (deadlines.py); 0 means none."""
+
+    def __init__(self, head: i64, body: i64, keep_alive: i64, send: i64, linger: i64) -> None:
+        self.head: Final[i64] = head
+        self.body: Final[i64] = body
+        self.keep_alive: Final[i64] = keep_alive
+        self.send: Final[i64] = send
+        self.linger: Final[i64] = linger
+
+
+@mypyc_attr(native_class=True)
+@final
+class Connection(Wire, Source):
+    """A connection; made by the acceptor, which then calls begin()."""
+
+    def __init__(
+        self,
+        service: Service,
+        poller: Poller,
+        timeouts: Timeouts,
+        sock: Any,
+        fd: i64,
+        client: Address | None,
+        server: Any,
+    ) -> None:
+        super().__init__(service)
+        self.poller: Final = poller
+        self.timeouts: Final = timeouts
+        self.socket: Final = sock
+        self.fd: Final[i64] = fd
+        self.client: Final = client
+        self.server: Any = server  # Address, None for "not asked yet", or a tuple (path, None)
+        self.state: i64 = NEW
+        self.parser: Http1 | None = None
+        self.exchange: HttpExchange | None = None
+        self.outbox: deque[bytes] | None = None
+        self.outbox_sent: i64 = 0  # bytes of its first piece that are sent
+        self.blocked = False  # the kernel had no room; it will say when it has
+        self.unsent: i64 = 0  # bytes in the outbox
+        self.buffered: i64 = 0  # bytes of body read ahead of the application
+        self.discarded: i64 = 0  # bytes read only to be dropped
+        self.readable = True  # the socket may hold bytes; told once, so it must be remembered
+        self.peer_closed = False  # the client will send no more
+        self.advancing = False
+        self.paused = False  # the poller was asked not to tell of readability
+        self.close_when_sent = False
+        self.head_started = False
+
+    def begin(self) -> None:
+        """The connection is accepted, and most clients have sent their request by now: read before anything else.
+
+        One that is answered and closed at once was never registered with the kernel. Registering tells of what came
+        in between, so nothing is missed.
+        """
+        self.service.connections += 1
+        self.poller.add(self.fd, self)
+        self.poller.deadlines.set(self.fd, self.timeouts.head)
+        self.on_ready(READABLE)
+        if self.state != CLOSED:
+            self.poller.watch(self.fd)
+            if self.paused:
+                self.poller.pause_reading(self.fd)
+            if self.blocked:
+                self.poller.want_writable(self.fd, True)
+
+    # -- From the poller --------------------------------------------------------------------------------------------
+
+    def on_ready(self, mask: i64) -> None:
+        if self.state == CLOSED:
+            return
+        if mask & BROKEN != 0:
+            self.lose()
+            return
+        if mask & WRITABLE != 0 and self.blocked:
+            self.on_writable()
+        if mask & PEER_CLOSED != 0:
+            self.peer_closed = True
+        if mask & (READABLE | PEER_CLOSED) != 0:
+            self.readable = True
+        if mask == 0:
+            self.advance()
+        self.read()
+        owner = self.service.cork_owner
+        if owner is not None:
+            owner.flush()
+
+    def on_deadline(self) -> None:
+        """What the connection waited for did not come in time."""
+        if self.state == IDLE or self.state == LINGERING:
+            self.close()
+        elif self.blocked:
+            self.abort()
+        elif self.exchange is not None:
+            # RFC 9110 section 15.5.9; the client stopped in the middle of its body.
+            self.refuse(errors.REQUEST_TIMEOUT)
+        elif self.parser is not None and self.parser.state == COMPLETE:
+            self.close()
+        else:
+            self.refuse(errors.REQUEST_TIMEOUT)
+        owner = self.service.cork_owner
+        if owner is not None:
+            owner.flush()
+
+    def on_fault(self) -> None:
+        self.advancing = False
+        self.abort()
+
+    # -- Reading ----------------------------------------------------------------------------------------------------
+
+    def wants_input(self) -> bool:
+        exchange = self.exchange
+        if exchange is None:
+            return self.state != CLOSED and not self.close_when_sent
+        # While a response is pending nothing of the next request is read: pipelining costs the client, not the server.
+        return not exchange.body_complete and self.buffered < HIGH_WATER
+
+    def read(self) -> None:
+        """Read while there is something to read and somebody to read it for."""
+        reads: i64 = 0
+        while self.readable and self.wants_input():
+            if reads == READS_PER_TURN:
+                self.poller.again(self)
+                return
+            reads += 1
+            data = self.receive()
+            if data is None:
+                return
+            size: i64 = len(data)
+            if size == 0:
+                self.on_end_of_input()
+                return
+            if size < READ_SIZE and not self.peer_closed:
+                self.readable = False
+            if self.state == LINGERING:
+                self.discarded += size
+                if self.discarded > LINGER_SIZE:
+                    self.close()
+                continue
+            parser = self.parser
+            if parser is None:
+                parser = Http1(self.service.parser)
+                self.parser = parser
+            parser.receive_data(data)
+            self.advance()
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if not exchange.body_complete and not self.blocked and not self.wants_input():
+            # The next move is the application's: the client is not late.
+            self.poller.deadlines.set(self.fd, NEVER)
+        if self.readable:
+            self._watch_for_end(exchange)
+
+    def receive(self) -> bytes | None:
+        """One recv: bytes, b"" at the end of input, None when there is nothing, or the connection was lost."""
+        try:
+            data: bytes = self.socket.recv(READ_SIZE, DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            self.readable = False
+            return None
+        except OSError:
+            self.lose()
+            return None
+        return data
+
+    def _watch_for_end(self, exchange: HttpExchange) -> None:
+        """Input waits while a response is pending: not to be read yet, unless it is the end."""
+        if not self.peer_closed:
+            if self.paused or self.poller.tells_end:
+                return
+            # A level-triggered poller says "readable" for the end as well, and would go on saying it.
+            try:
+                peeked: bytes = self.socket.recv(1, socket.MSG_PEEK | DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                self.readable = False
+                return
+            except OSError:
+                self.lose()
+                return
+            if peeked:
+                self.paused = True
+                self.poller.pause_reading(self.fd)
+                return
+            self.peer_closed = True
+        if exchange.body_complete and not exchange.disconnected:
+            self.paused = True
+            self.poller.pause_reading(self.fd)
+            exchange.half_close()
+
+    def resume_reading(self) -> None:
+        """The application has taken what was read ahead."""
+        self.buffered = 0
+        if self.paused:
+            self.paused = False
+            self.poller.resume_reading(self.fd)
+        if self.readable and not self.advancing and self.wants_input():
+            self.read()
+        exchange = self.exchange
+        if exchange is not None and not exchange.body_complete:
+            self._await_body(exchange)
+
+    def _await_body(self, exchange: HttpExchange) -> None:
+        """The next move is the client's: it has so long for the next byte of its body."""
+        if not self.blocked and not exchange.body_complete:
+            self.poller.deadlines.set(self.fd, self.timeouts.body)
+
+    def on_end_of_input(self) -> None:
+        self.readable = False
+        self.peer_closed = True
+        exchange = self.exchange
+        if exchange is None:
+            if self.blocked:
+                self.close_when_sent = True
+            else:
+                self.close()
+        elif not exchange.body_complete:
+            # RFC 9112 section 8: an incomplete request; there is nobody to answer it to.
+            self.lose()
+
+    def advance(self) -> None:
+        """Take the parser's events as far as they go: start exchanges, feed them their bodies."""
+        parser = self.parser
+        if parser is None or self.advancing:
+            return
+        self.advancing = True
+        while True:
+            exchange = self.exchange
+            if exchange is None:
+                if self.close_when_sent or self.state >= LINGERING:
+                    break
+                if parser.state != COMPLETE:
+                    event = parser.next_event()
+                    if event == REQUEST:
+                        self.begin_exchange(parser)
+                        continue
+                    if event == NEED_DATA:
+                        self._await_request(parser)
+                        break
+                    if event == ERROR:
+                        self._refuse_parsed(parser)
+                        break
+                    if event == DATA and not self._discard(parser):
+                        break
+                if parser.state == COMPLETE:
+                    parser.start_next_cycle()
+                continue
+            if exchange.body_complete:
+                break
+            event = parser.next_event()
+            if event == DATA:
+                content = parser.content
+                self.buffered += len(content)
+                if parser.state == COMPLETE:
+                    exchange.body_complete = True
+                    self.poller.deadlines.set(self.fd, NEVER)
+                exchange.feed(content)
+            elif event == END:
+                self.poller.deadlines.set(self.fd, NEVER)
+                exchange.feed_end()
+            elif event == ERROR:
+                self._refuse_parsed(parser)
+                break
+            else:
+                self._await_body(exchange)
+                break
+        self.advancing = False
+
+    def _await_request(self, parser: Http1) -> None:
+        if parser.has_input():
+            # The clock for a head runs from its first byte; more bytes do not set it back.
+            if not self.head_started:
+                self.head_started = True
+                self.state = ACTIVE
+                self.poller.deadlines.set(self.fd, self.timeouts.head)
+        elif self.state == ACTIVE:
+            self.state = IDLE
+            self.poller.deadlines.set(self.fd, self.timeouts.keep_alive)
+            if self.service.draining:
+                self.close()
+
+    def _discard(self, parser: Http1) -> bool:
+        """Drop a piece of body nobody wants; False when there is too much of it, and the connection closes."""
+        self.discarded += len(parser.content)
+        if self.discarded > DISCARD_SIZE:
+            self.linger()
+            return False
+        return True
+
+    # -- Exchanges ----------------------------------------------------------------------------------------------------
+
+    def begin_exchange(self, parser: Http1) -> None:
+        service = self.service
+        service.requests += 1
+        self.state = ACTIVE
+        self.head_started = False
+        self.discarded = 0
+        self.buffered = 0
+        if service.limit_concurrency > 0 and (
+            service.connections > service.limit_concurrency or service.in_flight >= service.limit_concurrency
+        ):
+            self.refuse(errors.SERVICE_UNAVAILABLE)
+            return
+        if service.requests == service.limit_requests and service.on_request_limit is not None:
+            service.on_request_limit()
+        head = service.parser.head
+        if self.server is None:
+            self.server = server_address(self.socket)
+        scope = build_scope(service, head, self.client, self.server)
+        exchange = HttpExchange(service, self, head)
+        if self.timeouts.keep_alive == NEVER:
+            exchange.persist = False
+        if parser.state == COMPLETE:
+            exchange.body_complete = True
+            exchange.expect_continue = False
+            self.poller.deadlines.set(self.fd, NEVER)
+        else:
+            self.poller.deadlines.set(self.fd, self.timeouts.body)
+        self.exchange = exchange
+        exchange.start(scope)
+
+    def exchange_complete(self, persist: bool) -> None:
+        self.exchange = None
+        parser = self.parser
+        assert parser is not None
+        if not persist or self.service.draining or parser.remaining > DISCARD_SIZE:
+            self.flush()
+            self.finish()
+            return
+        if parser.state != COMPLETE:
+            self.poller.deadlines.set(self.fd, self.timeouts.body)
+        else:
+            parser.start_next_cycle()
+            if self.advancing and parser.has_input():
+                # Pipelined requests are answered together, in one send at the end of the turn.
+                if len(self.service.writer) > CORK_SIZE:
+                    self.flush()
+                return
+            self.state = IDLE
+            self.poller.deadlines.set(self.fd, self.timeouts.keep_alive)
+        self.flush()
+        if self.paused:
+            self.paused = False
+            self.poller.resume_reading(self.fd)
+        if not self.advancing and (parser.has_input() or self.readable) and self.state != CLOSED:
+            # Not here and now: this is inside the application's send(), in the middle of its task.
+            self.poller.again(self)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer what must not reach the application, or must not go on reaching it, and close."""
+        exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            begun = exchange.status != 0
+            exchange.disconnect()
+            if begun:
+                self.abort()
+                return
+        if refusal.status == 408 or refusal.status == 503:
+            logger.debug("%s: %s", self.peer(), refusal.reason)
+        else:
+            logger.warning("Invalid HTTP request received from %s: %s", self.peer() or "a local client", refusal.reason)
+        content = refusal.reason.encode()
+        head_writer = self.service.head_writer
+        writer = self.cork()
+        head_writer.write_start(
+            writer,
+            refusal.status,
+            [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(content))],
+        )
+        writer.write(b"connection: close\r\n\r\n")
+        writer.write(content)
+        self.flush()
+        self.finish()
+
+    def _refuse_parsed(self, parser: Http1) -> None:
+        refusal = parser.refusal
+        if refusal is not None:
+            self.refuse(refusal)
+
+    def peer(self) -> str:
+        client = self.client
+        return f"{client[0]}:{client[1]}" if client is not None else ""
+
+    def drain(self) -> None:
+        """The worker stops: close if nothing is under way. What runs is answered with Connection: close."""
+        if self.exchange is None and (self.state == IDLE or self.state == NEW) and not self.blocked:
+            self.close()
+
+    # -- Writing ------------------------------------------------------------------------------------------------------
+
+    def cork(self) -> BytesWriter:
+        service = self.service
+        owner = service.cork_owner
+        if owner is not self:
+            if owner is not None:
+                owner.flush()
+            service.cork_owner = self
+        return service.writer
+
+    def flush(self) -> None:
+        data = self.take_cork()
+        if data:
+            self.transmit(data, 0)
+
+    def take_cork(self) -> bytes:
+        """What is corked for this connection, to be sent now."""
+        service = self.service
+        if service.cork_owner is not self:
+            return b""
+        service.cork_owner = None
+        writer = service.writer
+        data = writer.getvalue()
+        writer.truncate(0)
+        return data
+
+    def transmit(self, data: bytes, flags: int) -> None:
+        """Give `data` to the kernel, or what it does not take to the outbox."""
+        if self.state == CLOSED:
+            return
+        if self.unsent > 0:
+            self.keep(data, 0)
+            return
+        sent: i64
+        try:
+            sent = self.socket.send(data, DONTWAIT | flags)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.lose()
+            return
+        if sent < len(data):
+            self.keep(data, sent)
+
+    def transmit_content(self, content: bytes, end: bytes) -> None:
+        pieces = (self.take_cork(), content, end)
+        if self.state == CLOSED:
+            return
+        sent: i64 = 0
+        if self.unsent == 0:
+            try:
+                sent = self.socket.sendmsg(pieces, (), DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self.lose()
+                return
+        for piece in pieces:
+            size: i64 = len(piece)
+            if sent < size:
+                self.keep(piece, sent)
+                sent = 0
+            else:
+                sent -= size
+
+    def keep(self, data: bytes, sent: i64) -> None:
+        """Put what the kernel did not take of `data` into the outbox; it is not copied."""
+        if self.outbox is None:
+            self.outbox = deque()
+            self.outbox_sent = sent
+            self.await_room()
+        self.outbox.append(data)
+        self.unsent += len(data) - (sent if len(self.outbox) == 1 else 0)
+
+    def await_room(self) -> None:
+        self.blocked = True
+        self.poller.want_writable(self.fd, True)
+        self.poller.deadlines.set(self.fd, self.timeouts.send)
+
+    def on_writable(self) -> None:
+        """The kernel has room again: send on, in the same order."""
+        outbox = self.outbox
+        while outbox:
+            data = outbox[0]
+            left: i64 = len(data) - self.outbox_sent
+            sent: i64
+            try:
+                sent = self.socket.send(memoryview(data)[self.outbox_sent :] if self.outbox_sent else data, DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.lose()
+                return
+            self.unsent -= sent
+            # Progress: a client that takes a byte now and then is slow, one that takes none is gone.
+            self.poller.deadlines.set(self.fd, self.timeouts.send)
+            if sent < left:
+                self.outbox_sent += sent
+                if self.unsent <= LOW_WATER and self.exchange is not None:
+                    self.exchange.wake_drained()
+                return
+            self.outbox_sent = 0
+            outbox.popleft()
+        self.outbox = None
+        self.blocked = False
+        self.poller.want_writable(self.fd, False)
+        if self.close_when_sent:
+            self.finish()
+            return
+        exchange = self.exchange
+        if exchange is None:
+            self.poller.deadlines.set(self.fd, self.timeouts.keep_alive)
+            return
+        self.poller.deadlines.set(self.fd, NEVER)
+        exchange.wake_drained()
+        if exchange.is_waiting():
+            self._await_body(exchange)
+
+    def is_congested(self) -> bool:
+        return self.unsent > HIGH_WATER
+
+    async def transmit_file(self, path: str, length: i64, chunked: bool) -> int:
+        file = open(path, "rb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115 - quicker than asking a thread to do it
+        try:
+            size: i64 = os.fstat(file.fileno()).st_size
+            if length >= 0 and length < size:
+                size = length
+            if chunked and size > 0:
+                self.cork().write(b"%x\r\n" % size)
+            self.transmit(self.take_cork(), MSG_MORE if size > 0 else 0)
+            # A blocking descriptor would have sendfile wait in the kernel, and everybody with it.
+            self.socket.setblocking(False)
+            offset: i64 = 0
+            exchange = self.exchange
+            while offset < size and exchange is not None and self.exchange is exchange:
+                if not self.blocked:
+                    sent = self.send_file_piece(file.fileno(), offset, size - offset)
+                    if sent < 0:
+                        break
+                    offset += sent
+                if self.blocked:
+                    await exchange.begin_wait_drained()
+            return int(offset)
+        finally:
+            file.close()
+
+    def send_file_piece(self, source: int, offset: i64, count: i64) -> i64:
+        """One sendfile: the number of bytes sent, or -1 when nothing more can be. Sets `blocked` when room ran out."""
+        sent: i64
+        try:
+            sent = os.sendfile(int(self.fd), source, int(offset), int(count if count < FILE_TURN else FILE_TURN))
+        except (BlockingIOError, InterruptedError):
+            self.await_room()
+            return 0
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                self.lose()
+                return -1
+            # Not every file can be sent from where it lies (some file systems, pipes): copy it through.
+            data = os.pread(source, READ_SIZE, int(offset))
+            self.transmit(data, 0)
+            sent = len(data)
+        return sent if sent > 0 else -1  # 0: the file has become shorter
+
+    # -- The end ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """All is said. Close: as soon as it is sent, and so that the client gets to read it."""
+        if self.state >= LINGERING:
+            return
+        if self.unsent > 0:
+            self.close_when_sent = True
+        elif (self.readable and not self.peer_closed) or self.parser is None or self.parser.state != COMPLETE:
+            self.linger()
+        else:
+            self.close()
+
+    def linger(self) -> None:
+        """Close our half; read and drop what the client still sends, within bounds, until it closes the other."""
+        self.parser = None
+        self.state = LINGERING
+        self.close_when_sent = False
+        self.discarded = 0
+        self.poller.deadlines.set(self.fd, self.timeouts.linger)
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.readable = True
+        if self.paused:
+            self.paused = False
+            self.poller.resume_reading(self.fd)
+        self.poller.again(self)
+
+    def lose(self) -> None:
+        """The client is gone: tell the exchange, and close."""
+        exchange = self.exchange
+        self.exchange = None
+        self.close()
+        if exchange is not None:
+            exchange.disconnect()
+
+    def abort(self) -> None:
+        """Close with a reset, so that the client cannot take what it has for the whole."""
+        if self.state != CLOSED:
+            with contextlib.suppress(OSError):  # it may be gone already
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.lose()
+
+    def close(self) -> None:
+        if self.state == CLOSED:
+            return
+        self.state = CLOSED
+        service = self.service
+        if service.cork_owner is self:
+            service.cork_owner = None
+            service.writer.truncate(0)
+        self.parser = None
+        self.outbox = None
+        self.unsent = 0
+        self.poller.remove(self.fd)
+        self.socket.close()
+        service.connections -= 1
+        if service.on_quiet is not None:
+            service.on_quiet()
+
+
+def server_address(sock: Any) -> Address:
+    """The address the client connected to, for the scope."""
+    name = sock.getsockname()
+    if isinstance(name, tuple):
+        return plain_host(name[0]), name[1]
+    return str(name), None
+
+
+def plain_host(host: str) -> str:
+    """An IPv4 client of a dual-stack listener has an IPv4-mapped address (RFC 4291 section 2.5.5.2): show the IPv4 one."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host

@@ -1,0 +1,277 @@
+"""Readiness: which sockets of the server can be read or written now.
+
+The server's sockets are not asyncio transports. They live in a poller, which the application's event loop sees as one
+more file descriptor; one callback serves a whole batch of ready connections.
+
+Some facts about epoll:
+- An epoll descriptor is itself readable while something inside it is ready, so it nests in any loop that has add_reader.
+- A connection is registered once, edge-triggered, for everything: no epoll_ctl while it lives. The price: readiness is
+  told once, so whoever does not read to the end must remember that there is more (Connection.readable).
+- A read that fills less than the buffer has emptied the socket (epoll(7)); no second read finds that out.
+- Closing a descriptor takes it out. A number can be used again at once, and a batch may still hold an event of its
+  predecessor: therefore new connections are accepted after everything else in a batch.
+"""
+
+import select
+from typing import Any, Final
+
+from mypy_extensions import i64, mypyc_attr, trait
+
+from ladybug.asgi.awaitables import logger
+from ladybug.asgi.service import Service
+from ladybug.deadlines import Deadlines
+
+# Values of epoll's event mask; the portable poller speaks the same language.
+READABLE: Final[i64] = 0x001
+WRITABLE: Final[i64] = 0x004
+BROKEN: Final[i64] = 0x008 | 0x010  # EPOLLERR, EPOLLHUP: both directions are gone
+PEER_CLOSED: Final[i64] = 0x2000  # EPOLLRDHUP: the peer will send no more
+EDGE_TRIGGERED: Final = 1 << 31
+
+# Events taken at one time. More wait in the kernel, and the loop comes back for them after its own callbacks: a flood of
+# connections cannot keep the application's tasks from running.
+MAX_EVENTS: Final = 256
+
+
+@trait
+class Source:
+    """Something with a file descriptor that a poller watches."""
+
+    def on_ready(self, mask: i64) -> None:
+        raise NotImplementedError
+
+    def on_deadline(self) -> None:
+        raise NotImplementedError
+
+    def on_fault(self) -> None:
+        """on_ready() raised, which it never should."""
+        raise NotImplementedError
+
+
+@mypyc_attr(native_class=True)
+class Poller:
+    """What all pollers have: the sources by descriptor, their deadlines, and what is left over from the last turn."""
+
+    def __init__(self, service: Service) -> None:
+        self.service: Final = service
+        self.loop: Final = service.loop
+        self.sources: list[Source | None] = []
+        self.count: i64 = 0
+        self.leftovers: list[Source] = []
+        self.leftovers_scheduled = False
+        self.tells_end = False  # a source hears PEER_CLOSED without reading
+        self.deadlines: Final = Deadlines(service.loop, self.expire)
+
+    # -- For sources ------------------------------------------------------------------------------------------------
+
+    def add(self, fd: i64, source: Source) -> None:
+        """Know a connection by its descriptor; watch() is to follow."""
+        while fd >= len(self.sources):
+            self.sources.append(None)
+        self.sources[fd] = source
+        self.count += 1
+        self.deadlines.keep_running()
+
+    def remove(self, fd: i64) -> None:
+        """Forget a connection; must be called before its descriptor is closed."""
+        self.unwatch(fd)
+        self.sources[fd] = None
+        self.deadlines.set(fd, 0)
+        self.count -= 1
+        if self.count == 0:
+            self.deadlines.stop()
+
+    def again(self, source: Source) -> None:
+        """Give `source` another turn, with an empty mask, once the others have had theirs."""
+        self.leftovers.append(source)
+        if not self.leftovers_scheduled:
+            self.leftovers_scheduled = True
+            self.loop.call_soon(self.serve_leftovers)
+
+    # -- What differs ---------------------------------------------------------------------------------------------------
+
+    def watch(self, fd: i64) -> None:
+        """Tell the source at `fd` of all readiness there is, and then of every change."""
+        raise NotImplementedError
+
+    def unwatch(self, fd: i64) -> None:
+        raise NotImplementedError
+
+    def add_listener(self, fd: i64, source: Source) -> None:
+        """Call source.on_ready() while connections wait to be accepted."""
+        raise NotImplementedError
+
+    def remove_listener(self, fd: i64) -> None:
+        raise NotImplementedError
+
+    def pause_reading(self, fd: i64) -> None:
+        """The source does not want to read now. Only level-triggered pollers need to know."""
+
+    def resume_reading(self, fd: i64) -> None:
+        """The opposite of pause_reading()."""
+
+    def want_writable(self, fd: i64, wanted: bool) -> None:
+        """Whether the source waits for room to write. Only level-triggered pollers need to know."""
+
+    def drain(self) -> None:
+        """Serve what is ready now. Where the loop itself calls for each source, there is nothing to collect."""
+
+    def close(self) -> None:
+        """Stop watching anything. The sources stay as they are."""
+        self.deadlines.stop()
+
+    # -- Dispatch -------------------------------------------------------------------------------------------------------
+
+    def dispatch(self, fd: i64, mask: i64) -> None:
+        if fd < len(self.sources):
+            source = self.sources[fd]
+            if source is not None:
+                try:
+                    source.on_ready(mask)
+                except Exception:
+                    self.fault(source)
+
+    def fault(self, source: Source) -> None:
+        """Our own mistake, met while serving one source: it must not cost the others anything."""
+        logger.exception("Internal error; the connection is closed")
+        source.on_fault()
+
+    def serve_leftovers(self) -> None:
+        self.leftovers_scheduled = False
+        leftovers = self.leftovers
+        self.leftovers = []
+        self.service.in_turn = True
+        for source in leftovers:
+            try:
+                source.on_ready(0)
+            except Exception:
+                self.fault(source)
+        self.end_turn()
+
+    def end_turn(self) -> None:
+        self.service.in_turn = False
+        self.service.end_turn()
+
+    def expire(self, fd: int) -> None:
+        source = self.sources[fd]
+        if source is not None:
+            source.on_deadline()
+
+
+@mypyc_attr(native_class=True)
+class EpollPoller(Poller):
+    """One epoll, nested in the loop: the loop sleeps on the epoll's own descriptor."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
+        self.tells_end = True
+        self.epoll: Final = select.epoll()
+        # Bound once: looked up each time it would cost as much as a small system call's wrapper.
+        self.poll: Final[Any] = self.epoll.poll
+        self.register: Final[Any] = self.epoll.register
+        self.listeners: dict[int, Source] = {}
+        self.connection_mask: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | EDGE_TRIGGERED
+        self.loop.add_reader(self.epoll.fileno(), self.drain)
+
+    def watch(self, fd: i64) -> None:
+        self.register(fd, self.connection_mask)
+
+    def unwatch(self, fd: i64) -> None:
+        pass  # closing the descriptor does it
+
+    def add_listener(self, fd: i64, source: Source) -> None:
+        # Level-triggered: what one turn does not accept, the next hears of. Exclusive: of several workers that share a
+        # listener (unix sockets, --fd) one is woken, not all.
+        exclusive: int = getattr(select, "EPOLLEXCLUSIVE", 0)
+        self.register(fd, select.EPOLLIN | exclusive)
+        self.listeners[int(fd)] = source
+
+    def remove_listener(self, fd: i64) -> None:
+        del self.listeners[int(fd)]
+        self.epoll.unregister(int(fd))
+
+    def drain(self) -> None:
+        service = self.service
+        service.in_turn = True
+        listeners = self.listeners
+        accepting: list[Source] | None = None
+        events: list[Any] = self.poll(0, MAX_EVENTS)
+        sources = self.sources
+        limit: i64 = len(sources)
+        for event in events:
+            pair: tuple[i64, i64] = event
+            fd: i64 = pair[0]
+            if fd < limit:
+                source = sources[fd]
+                if source is not None:
+                    try:
+                        source.on_ready(pair[1])
+                    except Exception:
+                        self.fault(source)
+                    continue
+            listener = listeners.get(int(fd))
+            if listener is not None:
+                if accepting is None:
+                    accepting = []
+                accepting.append(listener)
+        if accepting is not None:
+            for listener in accepting:
+                try:
+                    listener.on_ready(READABLE)
+                except Exception:
+                    self.fault(listener)
+        service.in_turn = False
+        service.end_turn()
+
+    def close(self) -> None:
+        super().close()
+        if not self.epoll.closed:
+            self.loop.remove_reader(self.epoll.fileno())
+            self.epoll.close()
+
+
+@mypyc_attr(native_class=True)
+class PortablePoller(Poller):
+    """The same on any loop with add_reader and add_writer: for systems without epoll. Level-triggered."""
+
+    def watch(self, fd: i64) -> None:
+        self.loop.add_reader(int(fd), self.on_readable, int(fd))
+
+    def unwatch(self, fd: i64) -> None:
+        self.loop.remove_reader(int(fd))
+        self.loop.remove_writer(int(fd))
+
+    def add_listener(self, fd: i64, source: Source) -> None:
+        self.loop.add_reader(int(fd), source.on_ready, READABLE)
+
+    def remove_listener(self, fd: i64) -> None:
+        self.loop.remove_reader(int(fd))
+
+    def pause_reading(self, fd: i64) -> None:
+        self.loop.remove_reader(int(fd))
+
+    def resume_reading(self, fd: i64) -> None:
+        self.loop.add_reader(int(fd), self.on_readable, int(fd))
+
+    def want_writable(self, fd: i64, wanted: bool) -> None:
+        if wanted:
+            self.loop.add_writer(int(fd), self.on_writable, int(fd))
+        else:
+            self.loop.remove_writer(int(fd))
+
+    def on_readable(self, fd: int) -> None:
+        self.service.in_turn = True
+        self.dispatch(fd, READABLE)
+        self.end_turn()
+
+    def on_writable(self, fd: int) -> None:
+        self.service.in_turn = True
+        self.dispatch(fd, WRITABLE)
+        self.end_turn()
+
+
+def make_poller(service: Service, kind: str) -> Poller:
+    """The poller called `kind`: "epoll", "portable", or "auto" for the better one that this system has."""
+    if kind == "portable" or (kind == "auto" and not hasattr(select, "epoll")):
+        return PortablePoller(service)
+    return EpollPoller(service)

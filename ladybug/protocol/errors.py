@@ -1,0 +1,57 @@
+"""Why a request is refused: each refusal carries its answer.
+
+The parsers never raise for what a peer sends; they keep a Refusal and report the event ERROR (exceptions cost a
+microsecond in compiled code, and a refusal is not exceptional on the Internet). The text tells the client little; it
+names the rule and no more.
+"""
+
+from typing import Final, final
+
+from mypy_extensions import mypyc_attr
+
+
+@mypyc_attr(native_class=True)
+@final
+class Refusal:
+    """A request that must not reach the application: the status to answer with, and the rule it broke."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status: Final = status
+        self.reason: Final = reason
+
+    def __repr__(self) -> str:
+        return f"Refusal({self.status}, {self.reason!r})"
+
+
+# RFC 9112 section 3: "a recipient SHOULD respond with either a 400 (Bad Request) error or a 301 with the target encoded"
+BAD_REQUEST_LINE: Final = Refusal(400, "Invalid request line")
+BAD_TARGET: Final = Refusal(400, "Invalid request target")
+BAD_LINE_END: Final = Refusal(400, "Bare CR or LF")
+BAD_FIELD: Final = Refusal(400, "Invalid header field")
+# RFC 9112 section 3.2: "A server MUST respond with a 400 to any HTTP/1.1 request message that lacks a Host header field
+# and to any request message that contains more than one Host header field line or one with an invalid field value."
+MISSING_HOST: Final = Refusal(400, "Missing Host header")
+REPEATED_HOST: Final = Refusal(400, "Repeated Host header")
+BAD_HOST: Final = Refusal(400, "Invalid Host header")
+# RFC 9112 section 6.3
+BAD_CONTENT_LENGTH: Final = Refusal(400, "Invalid Content-Length header")
+REPEATED_CONTENT_LENGTH: Final = Refusal(400, "Repeated Content-Length header")
+LENGTH_WITH_CODING: Final = Refusal(400, "Content-Length with Transfer-Encoding")
+BAD_TRANSFER_CODING: Final = Refusal(400, "Transfer-Encoding must be chunked, once, on HTTP/1.1")
+# RFC 9112 section 6.1: "a transfer coding it does not understand SHOULD respond with 501 (Not Implemented)"
+UNKNOWN_TRANSFER_CODING: Final = Refusal(501, "Unknown transfer coding")
+BAD_CHUNK: Final = Refusal(400, "Invalid chunk")
+BAD_TRAILER: Final = Refusal(400, "Invalid trailer section")
+LONG_CHUNK_LINE: Final = Refusal(400, "Chunk extensions too long")
+# RFC 9110 section 9.1
+UNKNOWN_METHOD: Final = Refusal(501, "Method not implemented")
+# RFC 9110 section 15.6.6
+UNSUPPORTED_VERSION: Final = Refusal(505, "HTTP version not supported")
+# RFC 9110 sections 15.5.14 and 15.5.15, RFC 6585 section 5
+CONTENT_TOO_LARGE: Final = Refusal(413, "Content too large")
+TARGET_TOO_LONG: Final = Refusal(414, "URI too long")
+FIELDS_TOO_LARGE: Final = Refusal(431, "Request header fields too large")
+# RFC 9110 section 15.5.9
+REQUEST_TIMEOUT: Final = Refusal(408, "Request timeout")
+SERVICE_UNAVAILABLE: Final = Refusal(503, "Service Unavailable")
+INTERNAL_SERVER_ERROR: Final = Refusal(500, "Internal Server Error")

@@ -1,0 +1,336 @@
+"""One server in one event loop: application, lifespan, listeners, connections, and the graceful stop.
+
+A worker process runs one; a program may run its own inside a loop that it owns (embedding). It takes no signal handlers.
+
+The stop, in phases (each begins when the one before has nothing left to do, or its time is over):
+1. no connection is taken any more, idle ones are closed; responses say Connection: close;
+2. applications that wait for their clients are told http.disconnect;
+3. at timeout_graceful_shutdown, or when escalated, what still runs is cancelled;
+4. lifespan shutdown, always, on a budget of its own.
+"""
+
+import asyncio
+import gc
+import logging
+import random
+import socket
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ladybug.accept import Acceptor
+from ladybug.access_log import LoggingAccessLog, PlainAccessLog
+from ladybug.asgi.forwarded import Trust
+from ladybug.asgi.http import HttpExchange
+from ladybug.asgi.lifespan import Lifespan
+from ladybug.asgi.response import HeadWriter
+from ladybug.asgi.scope import scope_template
+from ladybug.asgi.service import AccessRecorder, Service
+from ladybug.config import Config
+from ladybug.connection import Connection, Timeouts
+from ladybug.deadlines import ticks
+from ladybug.importer import load_app
+from ladybug.link import LIFESPAN_SHUTDOWN
+from ladybug.listeners import close_listeners, open_listeners, remove_path
+from ladybug.log import access_wanted, level_prefix, plain_access, status_text
+from ladybug.poller import Poller, make_poller
+from ladybug.protocol.limits import Limits
+
+logger = logging.getLogger("ladybug.error")
+
+# How long a refused client may go on sending before its connection is closed under it, in seconds.
+LINGER = 2.0
+# How long applications get between being told http.disconnect and, at the deadline, after being cancelled, in seconds.
+CANCEL_GRACE = 1.0
+
+
+class Started:
+    """Whether the server accepts connections: `if server.started`, `await server.started`, `await server.started.wait()`.
+
+    Waiting ends with the server as well: a server that could not start raises its error in serve(), not here.
+    """
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._value = False
+
+    def __bool__(self) -> bool:
+        return self._value
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return self.wait().__await__()
+
+    async def wait(self) -> bool:
+        """Wait until the server accepts connections, or never will; returns which."""
+        await self._event.wait()
+        return self._value
+
+    def set(self, value: bool) -> None:
+        self._value = value
+        self._event.set()
+
+
+class Server:
+    """An ASGI server for one application.
+
+    Args:
+        config: the settings.
+        app: the application, if it is loaded already; otherwise config.app is imported.
+
+    Attributes:
+        sockets: the listening sockets, while it serves.
+        started: see Started.
+        on_retire: called once when limit_max_requests is reached; None: the server stops by itself.
+    """
+
+    def __init__(self, config: Config, *, app: Any = None) -> None:
+        self.config = config
+        self.sockets: list[socket.socket] = []
+        self.started = Started()
+        self.on_retire: Callable[[], None] | None = None
+        self._app = app
+        self._service: Service | None = None
+        self._poller: Poller | None = None
+        self._acceptors: list[Acceptor] = []
+        self._stop = asyncio.Event()
+        self._escalate = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    # -- What a program asks ------------------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return self._service.connections if self._service is not None else 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of the application that have not returned."""
+        return self._service.in_flight if self._service is not None else 0
+
+    @property
+    def requests(self) -> int:
+        """Requests taken since the server began."""
+        return self._service.requests if self._service is not None else 0
+
+    def shutdown(self) -> "ServerEnd":
+        """Begin the graceful stop; may be called again without effect. Await the result to wait for its end."""
+        self._stop.set()
+        return ServerEnd(self._ended)
+
+    def escalate(self) -> None:
+        """Cut a graceful stop short: cancel what runs. Lifespan shutdown still takes place."""
+        self._stop.set()
+        self._escalate.set()
+
+    @property
+    def should_exit(self) -> bool:
+        """uvicorn's way to ask for and begin a graceful stop."""
+        return self._stop.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self.shutdown()
+
+    # -- The life of a server -----------------------------------------------------------------------------------------
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until shutdown() and all that it entails is over.
+
+        Args:
+            sockets: listening sockets to use; they are not closed. None: open what config says, and close it at the end.
+
+        Raises StartupError when the application cannot be imported or started, or an address cannot be bound.
+        """
+        try:
+            await self._serve(sockets)
+        finally:
+            if not self.started:
+                self.started.set(False)
+            self._ended.set()
+
+    async def _serve(self, sockets: list[socket.socket] | None) -> None:
+        app, version = self._app, "3.0"
+        if app is None:
+            app, interface = load_app(self.config)
+            version = "2.0" if interface == "asgi2" else "3.0"
+        lifespan = Lifespan(app, self.config.lifespan, version)
+        try:
+            if not await self._start(lifespan):
+                return
+            own = open_listeners(self.config, 1) if sockets is None else None
+            try:
+                self._open(app, version, lifespan, own[0] if own is not None else sockets or [])
+                await self._stop.wait()
+                await self._drain()
+            finally:
+                self._close()
+                if own is not None:
+                    close_listeners(own)
+                    remove_path(self.config)
+        finally:
+            await lifespan.shutdown(LIFESPAN_SHUTDOWN)
+
+    async def _start(self, lifespan: Lifespan) -> bool:
+        """Lifespan startup; False when the server was told to stop meanwhile."""
+        startup = asyncio.ensure_future(lifespan.startup())
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((startup, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not startup.done():
+                # Told to stop while it starts: what it has begun gets its shutdown only if it can still finish.
+                escalated = asyncio.ensure_future(self._escalate.wait())
+                await asyncio.wait(
+                    (startup, escalated),
+                    timeout=self.config.timeout_graceful_shutdown,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                escalated.cancel()
+        finally:
+            stop.cancel()
+        if not startup.done():
+            startup.cancel()
+            lifespan.abandon()
+            return False
+        startup.result()
+        return not self._stop.is_set()
+
+    def _open(self, app: Any, version: str, lifespan: Lifespan, listeners: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        config = self.config
+        limits = Limits(
+            config.limit_request_line,
+            config.limit_request_fields,
+            config.limit_request_fields_size,
+            -1 if config.limit_request_body is None else config.limit_request_body,
+        )
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in config.headers]
+        service = Service(app, loop, limits, HeadWriter(headers, config.server_header, config.date_header))
+        service.scope_template = scope_template(version, config.root_path)
+        service.state = lifespan.state
+        service.root_path = config.root_path
+        service.trust = Trust(config.forwarded_allow_ips) if config.proxy_headers else None
+        service.limit_concurrency = config.limit_concurrency or 0
+        if config.limit_max_requests is not None:
+            service.limit_requests = config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)
+            service.on_request_limit = self._retire
+        service.access = access_recorder() if config.access_log else None
+        timeouts = Timeouts(
+            ticks(config.timeout_request_head),
+            ticks(config.timeout_request_body),
+            ticks(config.timeout_keep_alive),
+            ticks(config.timeout_send),
+            ticks(LINGER),
+        )
+        poller = make_poller(service, config.poller)
+        self._service, self._poller, self.sockets = service, poller, list(listeners)
+        # What is loaded by now stays: the collector need not look at it again, and forked children share it longer.
+        gc.collect()
+        gc.freeze()
+        for listener in listeners:
+            listener.setblocking(False)
+            acceptor = Acceptor(service, poller, timeouts, listener)
+            self._acceptors.append(acceptor)
+            acceptor.begin()
+        self.started.set(True)
+
+    def _retire(self) -> None:
+        if self.on_retire is not None:
+            self.on_retire()
+        else:
+            logger.info("limit_max_requests is reached: stopping.")
+            self.shutdown()
+
+    # -- The stop -----------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        service, poller = self._service, self._poller
+        assert service is not None and poller is not None
+        poller.drain()  # what has arrived by now was sent to a server that was not stopping
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        service.draining = True
+        for connection in self._open_connections():
+            connection.drain()
+        if await self._settle(0.0):
+            return
+        logger.info("Waiting for %d connections and %d requests to finish.", service.connections, service.in_flight)
+        for exchange in self._running():
+            exchange.leave()
+        if await self._settle(self.config.timeout_graceful_shutdown):
+            return
+        running = self._running()
+        if running:
+            logger.error("Cancelling %d requests that did not finish in time.", len(running))
+        for exchange in running:
+            exchange.cancel()
+        self._escalate.clear()
+        await self._settle(CANCEL_GRACE)
+        for connection in self._open_connections():
+            connection.abort()
+
+    async def _settle(self, seconds: float) -> bool:
+        """Wait until nothing is under way, at most so long or until escalated; whether that is so."""
+        service = self._service
+        assert service is not None
+        quiet = asyncio.Event()
+
+        def look() -> None:
+            if service.connections == 0 and service.in_flight == 0:
+                quiet.set()
+
+        service.on_quiet = look
+        look()
+        if not quiet.is_set() and seconds > 0:
+            waits = [asyncio.ensure_future(quiet.wait()), asyncio.ensure_future(self._escalate.wait())]
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        service.on_quiet = None
+        return quiet.is_set()
+
+    def _open_connections(self) -> list[Connection]:
+        assert self._poller is not None
+        return [source for source in self._poller.sources if isinstance(source, Connection)]
+
+    def _running(self) -> list[HttpExchange]:
+        """Exchanges whose application has not returned; their connections may have gone on without them."""
+        assert self._service is not None
+        return list(self._service.running)
+
+    def _close(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        self._acceptors = []
+        if self._poller is not None:
+            for connection in self._open_connections():
+                connection.abort()
+            self._poller.close()
+        if self._service is not None:
+            self._service.end_turn()
+        self.sockets = []
+
+
+class ServerEnd:
+    """Awaitable: the end of serve(). Not awaiting it is no mistake."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self._ended = ended
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from self._wait().__await__()
+
+    async def _wait(self) -> None:
+        await self._ended.wait()
+
+
+def access_recorder() -> AccessRecorder | None:
+    """How to write the access log, as the logger is set up now: after the application's import and startup."""
+    access = logging.getLogger("ladybug.access")
+    if not access_wanted(access):
+        return None
+    plain = plain_access(access)
+    if plain is None or plain.use_colors:
+        return LoggingAccessLog()
+    prefix = level_prefix(logging.INFO, "INFO", False)
+    return PlainAccessLog(plain.stream, prefix, [status_text(status, False) for status in range(1000)])
