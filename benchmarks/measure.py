@@ -11,6 +11,7 @@ from .workloads import Workload
 
 MOST_FOREIGN = 0.12  # of one CPU, taken by other processes while we measured
 MOST_TAKES = 4  # a sample disturbed more often than that is kept and marked
+PATIENCE = 15.0  # seconds to wait for half a quiet second before taking it again
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,17 @@ def measure_once(running: Running, workload: Workload, bench: Bench, seconds: fl
     )
 
 
+def wait_for_quiet(running: Running, bench: Bench) -> None:
+    """Until the others leave the CPUs alone, or patience ends."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        foreign = proc.Foreign(running.pid, (bench.server_cpu, bench.client_cpu))
+        time.sleep(0.5)
+        taken, _ = foreign.seconds()
+        if taken / 0.5 <= MOST_FOREIGN:
+            return
+
+
 def sample(server: Server, workload: Workload, bench: Bench, pace: Pace, number: int) -> Sample:
     """Start, check, warm up, measure, and measure again while others disturb. Problems become the sample's error."""
     seconds = pace.seconds or workload.seconds
@@ -82,6 +94,7 @@ def sample(server: Server, workload: Workload, bench: Bench, pace: Pace, number:
             best = measure_once(running, workload, bench, seconds, number)
             takes = 1
             while best.disturbed and takes < MOST_TAKES:
+                wait_for_quiet(running, bench)
                 again = measure_once(running, workload, bench, seconds, number)
                 takes += 1
                 if again.error or again.foreign < best.foreign:

@@ -34,9 +34,14 @@ def by_round(samples: Sequence[Sample], workload: str, server: str) -> dict[int,
 
 
 def ratios(samples: Sequence[Sample], workload: str, server: str, reference: str, value: Value) -> list[float]:
-    """server / reference in every round in which both have a valid sample."""
+    """server / reference in every round in which both have a valid sample.
+
+    Rounds in which other processes disturbed one of the two count only when there is no other.
+    """
     ours, theirs = by_round(samples, workload, server), by_round(samples, workload, reference)
-    return [value(ours[n]) / value(theirs[n]) for n in sorted(ours.keys() & theirs.keys()) if value(theirs[n])]
+    both = [n for n in sorted(ours.keys() & theirs.keys()) if value(theirs[n])]
+    calm = [n for n in both if not (ours[n].disturbed or theirs[n].disturbed)]
+    return [value(ours[n]) / value(theirs[n]) for n in calm or both]
 
 
 def ratio(samples: Sequence[Sample], workload: str, server: str, reference: str, value: Value) -> float | None:

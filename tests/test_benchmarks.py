@@ -136,6 +136,13 @@ def test_a_failed_sample_takes_its_round_out() -> None:
     assert ratios.ratio(samples[:2], "plaintext", "a", "b", ratios.per_second) is None
 
 
+def test_a_disturbed_round_counts_only_when_all_are() -> None:
+    disturbed = Sample("plaintext", "a", 0, 900, foreign=0.5)
+    samples = [disturbed, sample("b", 0, 100), sample("a", 1, 30), sample("b", 1, 10)]
+    assert ratios.ratios(samples, "plaintext", "a", "b", ratios.per_second) == [3.0]
+    assert ratios.ratios(samples[:2], "plaintext", "a", "b", ratios.per_second) == [9.0]
+
+
 def test_the_best_peer_is_the_fastest_without_a_fault() -> None:
     samples = [sample("a", 0, 300), sample("a", 1, 0, error="died"), sample("b", 0, 200), sample("c", 0, 100)]
     assert ratios.best_of(samples, "plaintext", ("a", "b", "c")) == "b"
