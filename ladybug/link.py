@@ -18,6 +18,7 @@ import enum
 import fcntl
 import os
 import select
+import signal
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +31,9 @@ LIFESPAN_SHUTDOWN = 10.0
 KILL_MARGIN = 3.0
 # Seconds after which a worker that nobody kills, because its master is gone or it has none, ends by its own alarm.
 ALARM_MARGIN = 6.0
+
+# A worker begins with these blocked, and lets them in when its handlers are in place.
+BLOCKED_AT_FORK = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGIO)
 
 # A traceback of this many characters says what there is to say; its end is the part that matters.
 MAX_TEXT = 32 * 1024
@@ -129,3 +133,9 @@ def has_ended(lifeline: int) -> bool:
     poll = select.poll()
     poll.register(lifeline, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def title(config: "Config", role: str, doing: str = "") -> str:
+    """What ps shows: "ladybug: worker 2 [app:app] draining"."""
+    app = config.app if isinstance(config.app, str) else type(config.app).__name__
+    return f"ladybug: {role} [{app}] {doing}".rstrip()

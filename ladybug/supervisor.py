@@ -112,6 +112,7 @@ FLEET: Mapping[tuple[Fleet, Turn], Fleet] = {
     (Fleet.STOPPING, Turn.EMPTY): Fleet.OVER,
     (Fleet.QUITTING, Turn.EMPTY): Fleet.OVER,
     (Fleet.KILLING, Turn.EMPTY): Fleet.OVER,
+    (Fleet.OVER, Turn.STOP): Fleet.OVER,
 }
 
 # What every worker is told in these states of the fleet, unless it was told as much before.
@@ -273,14 +274,10 @@ class Supervisor:
     def stop_requested(self, now: float) -> list[Action]:
         """INT or TERM: begin to stop, or take the stop one degree further."""
         self._turn(Turn.STOP)
-        self._log(
-            INFO if self.fleet is Fleet.STOPPING else WARNING,
-            {
-                Fleet.STOPPING: f"Stopping; what runs has {self._graceful:g} s to finish. Stop again to cut it short",
-                Fleet.QUITTING: "Cutting short what still runs. Stop again to kill it",
-                Fleet.KILLING: "Killing the workers",
-            }[self.fleet],
-        )
+        if self.fleet is Fleet.STOPPING:
+            self._log(INFO, f"Stopping; what runs has {self._graceful:g} s to finish. Stop again to cut it short")
+        elif self.fleet is Fleet.QUITTING:
+            self._log(WARNING, "Cutting short what still runs. Stop again to kill it")
         return self._decide(now)
 
     def tick(self, now: float) -> list[Action]:
@@ -365,6 +362,8 @@ class Supervisor:
         self._kill_overdue(now)
         if self.fleet in TOLD and not self._by_pid and not any(slot.is_spawning for slot in self._slots):
             self._turn(Turn.EMPTY)
+            if self._exit_code != STARTUP_FAILURE:
+                self._log(INFO, "Stopped")
             self._actions.append(Exit(self._exit_code))
         actions, self._actions = self._actions, []
         return actions

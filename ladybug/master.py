@@ -1,0 +1,293 @@
+"""The master: opens the listeners, forks the workers, waits, and does what the supervisor decides. It decides nothing itself.
+
+It holds the listening sockets for ever. A worker inherits those of its slot and no others; what waits in a slot's queue
+when its worker dies is served by the next one.
+
+It sleeps in poll(2) until something happens: a signal (through the wakeup fd, so none is lost between two instructions), a
+message from a worker, a deadline. Without one of them it does not run at all.
+
+Rules:
+- Nothing here imports asyncio, the application or the compiled rooms. What only a worker needs is imported in the worker,
+  after the fork (`_become_worker`).
+- Signal handlers do nothing: that there is one makes the signal arrive in the wakeup fd.
+- Only our own processes are waited for; the program that called `ladybug.run` may have children too. As process 1 of a
+  container we also reap the orphans that the kernel hands us.
+- A forked child never returns into this code: see `worker.leave`.
+"""
+
+import gc
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from setproctitle import setproctitle
+
+from ladybug.about import announce
+from ladybug.exceptions import STARTUP_FAILURE
+from ladybug.link import (
+    BLOCKED_AT_FORK,
+    KILL_MARGIN,
+    LIFESPAN_SHUTDOWN,
+    Kind,
+    MasterLink,
+    WorkerLink,
+    longest_stop,
+    title,
+)
+from ladybug.listeners import close_listeners, describe, open_listeners, remove_path
+from ladybug.scoreboard import Record, Scoreboard
+from ladybug.supervisor import Action, Announce, Exit, Log, Report, Signal, Spawn, StopListening, Supervisor
+
+if TYPE_CHECKING:
+    from ladybug.config import Config
+
+logger = logging.getLogger("ladybug.error")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# For a child whose end somebody else has collected. As asyncio and the shell say "unknown".
+LOST_RETURNCODE = 255
+
+_REPORTS = {Kind.READY: Report.READY, Kind.FAILED: Report.FAILED, Kind.RETIRING: Report.RETIRING}
+
+
+def run_master(config: "Config") -> int:
+    """Serve with config.workers processes until INT or TERM; the exit code.
+
+    0 after a clean stop, 1 if workers died in it or had to be killed, 3 if a worker could not start (logged). Raises
+    StartupError if the listeners cannot be opened. Leaves the signals of the program that called as they were.
+    """
+    return Master(config).run()
+
+
+class Master:
+    """The shell around a `Supervisor`."""
+
+    def __init__(self, config: "Config") -> None:
+        self._config = config
+        self._listeners = open_listeners(config, config.workers)
+        self._addresses = [describe(listener) for listener in self._listeners[0]]
+        self._scoreboard = Scoreboard(config.workers)
+        self._supervisor = Supervisor(
+            config.workers,
+            graceful=config.timeout_graceful_shutdown,
+            term_timeout=longest_stop(config) + KILL_MARGIN,
+            quit_timeout=LIFESPAN_SHUTDOWN + KILL_MARGIN,
+        )
+        self._signals = SignalQueue(*STOP_SIGNALS, signal.SIGCHLD)
+        self._children: dict[int, _Child] = {}  # by pid
+        self._exit_code: int | None = None
+
+    def run(self) -> int:
+        setproctitle(title(self._config, "master"))
+        # What exists by now stays for ever. Out of sight of the collector, its pages stay shared with the workers.
+        gc.collect()
+        gc.freeze()
+        self._signals.take()
+        try:
+            self._perform(self._supervisor.start(time.monotonic()))
+            while self._exit_code is None:
+                self._wait()
+                self._hear_signals()
+                self._hear_workers()
+                self._reap()
+                self._perform(self._supervisor.tick(time.monotonic()))
+        finally:
+            self._signals.give_back()
+            close_listeners(self._listeners)
+            remove_path(self._config)
+        return self._exit_code
+
+    # -- the steps
+
+    def _wait(self) -> None:
+        """Sleep until a signal, a message or the supervisor's next deadline."""
+        poll = select.poll()
+        poll.register(self._signals.fd, select.POLLIN)
+        for child in self._children.values():
+            if not child.link.at_end:
+                poll.register(child.link.fd, select.POLLIN)
+        deadline = self._supervisor.next_deadline()
+        # Rounded up: a millisecond early would be a wake-up for nothing, and then another.
+        poll.poll(None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1))
+
+    def _hear_signals(self) -> None:
+        for number in self._signals.read():
+            if number in STOP_SIGNALS:
+                self._perform(self._supervisor.stop_requested(time.monotonic()))
+
+    def _hear_workers(self) -> None:
+        for child in list(self._children.values()):
+            self._hear(child)
+
+    def _hear(self, child: "_Child") -> None:
+        for message in child.link.receive():
+            self._perform(self._supervisor.reported(child.pid, _REPORTS[message.kind], message.text, time.monotonic()))
+
+    def _reap(self) -> None:
+        """Collect the processes that have ended, each after its last words."""
+        for pid, returncode in _ended(self._children):
+            child = self._children[pid]
+            child.is_alive = False
+            self._hear(child)
+            in_flight = child.record.read().in_flight
+            self._scoreboard.release(child.record)
+            child.close()
+            del self._children[pid]
+            self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight))
+
+    # -- the acts
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Spawn(slot, generation):
+                    self._spawn(slot, generation)
+                case Signal(pid, number):
+                    if self._children[pid].is_alive:
+                        os.kill(pid, number)
+                case StopListening():
+                    close_listeners(self._listeners)
+                case Announce():
+                    announce(self._config, self._addresses)
+                case Log(level, text):
+                    logger.log(level, "%s", text)
+                case Exit(code):
+                    self._exit_code = code
+
+    def _spawn(self, slot: int, generation: int) -> None:
+        link, link_of_worker = os.pipe()
+        lifeline_of_worker, lifeline = os.pipe()
+        now = time.monotonic()
+        child = _Child(MasterLink(link), lifeline, self._scoreboard.claim(slot, generation, now))
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()  # or both processes would write what is in the buffer
+        # A signal in the first moments of the child waits for the child's own handlers, instead of waking the master.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_AT_FORK)
+        failure = ""
+        try:
+            child.pid = os.fork()
+        except OSError as error:
+            failure = str(error)
+        if child.pid == 0:
+            child.close()
+            self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, child.record)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(link_of_worker)
+        os.close(lifeline_of_worker)
+        if failure:
+            self._scoreboard.release(child.record)
+            child.close()
+            self._perform(self._supervisor.spawn_failed(slot, failure, now))
+        else:
+            self._children[child.pid] = child
+            self._perform(self._supervisor.spawned(slot, child.pid, now))
+
+    def _become_worker(self, slot: int, link: WorkerLink, lifeline: int, record: Record) -> NoReturn:
+        """In the child: let go of what is the master's, keep the slot's listeners, and never come back."""
+        try:
+            record.sign(os.getpid())
+            self._signals.forget()
+            for sibling in self._children.values():
+                sibling.close()
+            mine = self._listeners[slot]
+            for listener in (listener for other in self._listeners for listener in other if listener not in mine):
+                listener.close()
+            from ladybug.worker import leave, run_worker
+
+            leave(run_worker(self._config, slot, mine, link, lifeline, record))
+        except BaseException as error:
+            link.send(Kind.FAILED, f"A worker cannot be loaded: {error!r}")
+        finally:
+            os._exit(STARTUP_FAILURE)
+
+
+class _Child:
+    """A worker as the master holds it."""
+
+    def __init__(self, link: MasterLink, lifeline: int, record: Record) -> None:
+        self.pid = -1
+        self.link = link
+        self.lifeline = lifeline
+        self.record = record
+        self.is_alive = True  # until it is reaped: then its number may be somebody else's
+
+    def close(self) -> None:
+        self.link.close()
+        os.close(self.lifeline)
+
+
+class SignalQueue:
+    """Signals as bytes in a pipe, in the order they came: `fd` for poll, `read` for the numbers."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._numbers = numbers
+        self._before: dict[signal.Signals, Any] = {}
+        self._fd_before = -1
+        self.fd, self._write_fd = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._write_fd, False)
+
+    def take(self) -> None:
+        """From now on the signals come here. Raises ValueError outside the main thread."""
+        self._fd_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+        for number in self._numbers:
+            self._before[number] = signal.signal(number, _do_nothing)
+
+    def read(self) -> bytes:
+        """The numbers of the signals that have come since the last time; other numbers than ours may be among them."""
+        try:
+            return os.read(self.fd, 4096)
+        except BlockingIOError:
+            return b""
+
+    def give_back(self) -> None:
+        """Let the signals be as they were before `take`."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._fd_before)
+        self._close()
+
+    def forget(self) -> None:
+        """In a forked child: the queue is the parent's."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+
+def _ended(children: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Reap those of `children` that have ended: pid, and exit code or negative signal number."""
+    if os.getpid() == 1:
+        while (ended := _wait_for(-1)) is not None and ended[0] != 0:
+            if ended[0] in children:
+                yield ended
+        return
+    for pid in list(children):
+        ended = _wait_for(pid)
+        if ended is None:
+            yield pid, LOST_RETURNCODE
+        elif ended[0] != 0:
+            yield ended
+
+
+def _wait_for(pid: int) -> tuple[int, int] | None:
+    """waitpid(2) without waiting: pid and returncode, (0, 0) if nothing has ended, None if there is no such child."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return ended, os.waitstatus_to_exitcode(status)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass

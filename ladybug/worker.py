@@ -1,0 +1,366 @@
+"""One serving process: its loop, its signals, and, in a worker, its ties to the master.
+
+Two kinds of process serve. A worker is forked by the master (`run_worker`); with workers=0, or an application object, the
+process the user started serves by itself (`run_standalone`). Both live the same life:
+
+    take the signals -> make the loop -> Server.serve, which imports the application -> leave
+
+Signals, for a worker (alone, INT is like TERM):
+
+    TERM    drain; a second one is like QUIT
+    QUIT    drain, but cut short what still runs
+    INT     nothing: Ctrl+C in a terminal reaches the whole process group, and the master tells us what to do
+    IO      the master is gone (see link.py): drain
+    ALRM    has no handler, so it kills: armed with every stop
+
+Rules:
+- Until there is a server to shut down, TERM raises BootInterrupted wherever Python is: an import that takes 20 s does not
+  hold up a stop.
+- A process that has begun to leave is gone in bounded time, whatever hangs: a blocked loop, a thread that does not end, an
+  exit handler. The kernel sees to it with the alarm, which needs nobody to run.
+- Programs the application starts have the default signals. exec(2) resets what has a handler, so INT has one, even if it
+  does nothing; what is ignored would stay ignored. Processes forked without exec are reset by hand.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from setproctitle import setproctitle
+
+from ladybug.about import announce
+from ladybug.exceptions import STARTUP_FAILURE, StartupError
+from ladybug.link import (
+    ALARM_MARGIN,
+    BLOCKED_AT_FORK,
+    LIFESPAN_SHUTDOWN,
+    Kind,
+    WorkerLink,
+    has_ended,
+    longest_stop,
+    signal_at_end,
+    title,
+)
+from ladybug.listeners import close_listeners, describe, open_listeners, remove_path
+from ladybug.loops import loop_factory
+from ladybug.scoreboard import Record, State
+from ladybug.server import Server
+
+if TYPE_CHECKING:
+    from ladybug.config import Config
+
+logger = logging.getLogger("ladybug.error")
+
+# Seconds between two heartbeats.
+BEAT = 1.0
+
+
+class BootInterrupted(SystemExit):
+    """A stop that came before there was a server. A SystemExit, because that is what nobody catches by accident."""
+
+
+def run_standalone(config: "Config") -> int:
+    """Serve in this process until INT or TERM; the exit code. Raises StartupError.
+
+    Leaves the signals of the program that called as they were.
+    """
+    listeners = open_listeners(config, 1)
+    try:
+        with _signals_restored():
+            _Standalone(config, listeners[0]).run()
+    finally:
+        close_listeners(listeners)
+        remove_path(config)
+    return 0
+
+
+def run_worker(
+    config: "Config", slot: int, listeners: list[socket.socket], link: WorkerLink, lifeline: int, record: Record
+) -> int:
+    """Serve as the worker of `slot`, in a process forked for it with BLOCKED_AT_FORK blocked; the code for `leave`.
+
+    Whatever prevents the start goes to the master as one text; nothing of it is logged here.
+    """
+    # What was registered before the fork is the master's to run, once. CPython's multiprocessing does the same.
+    atexit._clear()
+    atexit.register(logging.shutdown)
+    worker = _Worker(config, listeners, slot, link, lifeline, record)
+    try:
+        worker.run()
+    except BaseException as error:
+        if not worker.is_ready:
+            link.send(Kind.FAILED, _why_not(error))
+            return STARTUP_FAILURE
+        logger.critical("%s ends, because its event loop did: %r", worker.role.capitalize(), error, exc_info=error)
+        return 1
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as the interpreter would (Py_FinalizeEx): wait for threads, run exit handlers, flush, exit.
+
+    A worker cannot return instead: below it on the stack are frames of the master and of the program that called
+    `ladybug.run`, whose `finally` and `with` are not for a second process to run.
+    """
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter calls; waits for what is not a daemon
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # a broken pipe, closed, None
+                stream.flush()
+    finally:
+        os._exit(code)
+
+
+class _Serving:
+    """The life that both kinds of process share; `prepare`, `ready` and `draining` are what a kind adds."""
+
+    role = "server"
+    # Signals that stop, and signals that the process takes and does nothing about.
+    stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
+    deaf_to: tuple[signal.Signals, ...] = ()
+
+    def __init__(self, config: "Config", listeners: list[socket.socket]) -> None:
+        self.config = config
+        self.listeners = listeners
+        self.server: Server | None = None  # from when it can be shut down
+        self.is_ready = False
+        self.is_stopping = False
+        self.is_over = False
+        self._alarm_at: float | None = None
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises StartupError, and whatever else ends the event loop."""
+        setproctitle(title(self.config, self.role))
+        self._take_signals()
+        try:
+            with asyncio.Runner(loop_factory=loop_factory(self.config)) as runner:
+                try:
+                    runner.run(self._main())
+                finally:
+                    # What remains is short, or hangs: the application's threads, and its exit handlers.
+                    self._end_within(LIFESPAN_SHUTDOWN + ALARM_MARGIN)
+        except BootInterrupted:
+            pass
+        finally:
+            self.is_over = True
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = Server(self.config)
+        self.prepare(server, loop)
+        # serve() imports the application before it waits for anything, so this runs when the import is over.
+        loop.call_soon(self._take_over, server, loop)
+        starting = loop.create_task(self._wait_until_ready(server))
+        try:
+            await server.serve(self.listeners)
+        finally:
+            starting.cancel()
+            self._let_go(loop)
+
+    async def _wait_until_ready(self, server: Server) -> None:
+        if await server.started.wait():
+            self.ready(server)
+
+    # -- what a kind adds
+
+    def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        """The server is made, the application not imported yet."""
+
+    def ready(self, server: Server) -> None:
+        """The server accepts connections."""
+        self.is_ready = True
+
+    def draining(self) -> None:
+        """A graceful stop begins."""
+        setproctitle(title(self.config, self.role, "draining"))
+
+    # -- stopping, in the loop
+
+    def begin_stop(self) -> None:
+        """Drain, whoever asks first: there may be several."""
+        if not self.is_stopping and self.server is not None:
+            self.is_stopping = True
+            self.draining()
+            self.server.shutdown()
+
+    def on_stop(self) -> None:
+        if self.is_stopping:
+            self.on_quit()
+        else:
+            self.begin_stop()
+
+    def on_quit(self) -> None:
+        self.begin_stop()
+        if self.server is not None:
+            self.server.escalate()
+
+    # -- signals
+
+    def _take_signals(self) -> None:
+        for number in (*self.stop_signals, signal.SIGQUIT):
+            signal.signal(number, self._on_signal)
+        for number in self.deaf_to:
+            signal.signal(number, _do_nothing)
+            signal.siginterrupt(number, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_FORK)
+        os.register_at_fork(after_in_child=self._forked_by_application)
+
+    @property
+    def _callbacks(self) -> Mapping[signal.Signals, Callable[[], None]]:
+        return {**dict.fromkeys(self.stop_signals, self.on_stop), signal.SIGQUIT: self.on_quit}
+
+    def _take_over(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on there is a server to shut down: let the loop see the signals too.
+
+        The loop's callback and our handler both run: the loop is woken through the wakeup fd, which every handler
+        written in Python feeds.
+        """
+        for number, callback in self._callbacks.items():
+            loop.add_signal_handler(number, callback)
+            signal.signal(number, self._on_signal)
+        self.server = server
+
+    def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on the signals do nothing: the stop they ask for is as good as over.
+
+        Blocked meanwhile, because the loop puts the default in their place, by which a signal kills.
+        """
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._callbacks)
+        for number in self._callbacks:
+            loop.remove_signal_handler(number)
+            signal.signal(number, _do_nothing)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """TERM, QUIT or IO, at once: between two steps of whatever Python code runs, also in a blocked loop."""
+        longest = LIFESPAN_SHUTDOWN if number == signal.SIGQUIT else longest_stop(self.config)
+        self._end_within(longest + ALARM_MARGIN)
+        if self.server is None:
+            raise BootInterrupted
+
+    def _end_within(self, seconds: float) -> None:
+        """Have the kernel kill this process after `seconds`; an earlier end that was set before stays."""
+        at = time.monotonic() + seconds
+        if self._alarm_at is None or at < self._alarm_at:
+            self._alarm_at = at
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _forked_by_application(self) -> None:
+        """In a process the application forked without exec (multiprocessing): it has none of our signals or listeners.
+
+        The wakeup fd above all: it is shared, and a TERM sent to that process would drain this one.
+        """
+        if self.is_over:
+            return
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGIO):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for listener in self.listeners:
+            listener.close()
+
+
+class _Standalone(_Serving):
+    """The process that the user started."""
+
+    def ready(self, server: Server) -> None:
+        super().ready(server)
+        announce(self.config, [describe(listener) for listener in self.listeners])
+
+
+class _Worker(_Serving):
+    """A process that a master forked."""
+
+    stop_signals = (signal.SIGTERM,)
+    deaf_to = (signal.SIGINT,)
+
+    def __init__(
+        self,
+        config: "Config",
+        listeners: list[socket.socket],
+        slot: int,
+        link: WorkerLink,
+        lifeline: int,
+        record: Record,
+    ) -> None:
+        super().__init__(config, listeners)
+        self.role = f"worker {slot + 1}"
+        self._link = link
+        self._lifeline = lifeline
+        self._record = record
+
+    def _take_signals(self) -> None:
+        signal.signal(signal.SIGIO, self._on_signal)
+        super()._take_signals()
+        signal_at_end(self._lifeline)
+        if has_ended(self._lifeline):
+            raise BootInterrupted
+
+    def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        server.on_retire = self._retire
+        loop.add_reader(self._lifeline, self._orphaned, loop)
+
+    def ready(self, server: Server) -> None:
+        if not self.is_ready:
+            super().ready(server)
+            self._record.set_state(State.SERVING)
+            self._beat(server, asyncio.get_running_loop())
+            self._link.send(Kind.READY)
+
+    def draining(self) -> None:
+        super().draining()
+        self._record.set_state(State.DRAINING)
+
+    def _retire(self) -> None:
+        """The server has reached its number of requests. The first of them may have come before we could say ready."""
+        if self.server is not None:
+            self.ready(self.server)
+            self._link.send(Kind.RETIRING)
+
+    def _orphaned(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.remove_reader(self._lifeline)
+        logger.warning("The master of %s is gone: stopping", self.role)
+        self.begin_stop()
+
+    def _beat(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._record.beat(time.monotonic(), server.connections, server.in_flight, server.requests)
+        loop.call_later(BEAT, self._beat, server, loop)
+
+
+@contextlib.contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Give the signals back as they were, and stop the alarm."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _why_not(error: BaseException) -> str:
+    """Why a worker cannot start, for the user."""
+    if isinstance(error, StartupError):
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"The application ended its process while it was starting: {error!r}"
+    return "The server cannot start:\n\n" + "".join(traceback.format_exception(error)).rstrip()
