@@ -1,0 +1,50 @@
+"""The scoreboard: what one process writes, another reads."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ladybug.scoreboard import Row, Scoreboard, State
+
+
+def test_a_record_tells_what_its_worker_wrote() -> None:
+    record = Scoreboard(1).claim(slot=3, generation=7, now=5.0)
+    assert record.read() == Row(0, State.BOOTING, 3, 7, 5.0, 0, 0, 0)
+    record.sign(4242)
+    record.set_state(State.SERVING)
+    record.beat(6.5, connections=1, in_flight=2, requests=1 << 40)
+    assert record.read() == Row(4242, State.SERVING, 3, 7, 6.5, 1, 2, 1 << 40)
+
+
+def test_there_is_a_record_for_each_worker_and_its_successor() -> None:
+    board = Scoreboard(2)
+    records = [board.claim(slot, generation, 0.0) for slot in (0, 1) for generation in (1, 2)]
+    for number, record in enumerate(records):
+        record.beat(float(number), number, number, number)
+    assert [record.read().requests for record in records] == [0, 1, 2, 3]
+    with pytest.raises(IndexError):
+        board.claim(0, 3, 0.0)
+
+
+def test_a_released_record_is_empty_and_can_be_claimed_again() -> None:
+    board = Scoreboard(1)
+    board.claim(0, 1, 0.0)
+    record = board.claim(0, 2, 0.0)
+    record.beat(1.0, 1, 1, 1)
+    board.release(record)
+    assert record.read() == Row(0, State.FREE, 0, 0, 0.0, 0, 0, 0)
+    assert board.claim(0, 3, 2.0).read() == Row(0, State.BOOTING, 0, 3, 2.0, 0, 0, 0)
+
+
+def test_a_forked_worker_writes_and_the_master_reads() -> None:
+    record = Scoreboard(1).claim(0, 1, 0.0)
+    pid = os.fork()
+    if pid == 0:
+        record.sign(os.getpid())
+        record.beat(1.0, 10, 20, 30)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    row = record.read()
+    assert (row.pid, row.connections, row.in_flight, row.requests) == (pid, 10, 20, 30)
