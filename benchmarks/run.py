@@ -11,6 +11,7 @@ Usage:
 import argparse
 import contextlib
 import datetime
+import fcntl
 import os
 import shlex
 import sys
@@ -67,17 +68,29 @@ def chosen(names: str, table: Mapping[str, T]) -> list[T]:
 
 
 @contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One comparison at a time on a machine: two would measure each other."""
+    with Path(tempfile.gettempdir(), "ladybug-bench.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            environments.say("waiting for another comparison on this machine to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def bench_in(environment: Path, ladybug: list[str]) -> Iterator[Bench]:
     """The bench of an environment, with a scratch directory, on the first two CPUs we may use."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         raise environments.EnvironmentProblem("two CPUs are needed: one for the server, one for wrk")
-    os.sched_setaffinity(0, {cpus[1]})  # our own polling must not run on the server's CPU
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+    with alone(), tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        os.sched_setaffinity(0, {cpus[1]})  # our own polling must not run on the server's CPU
+        try:
             yield Bench(environment / "bin", ladybug, cpus[0], cpus[1], Path(scratch))
-    finally:
-        os.sched_setaffinity(0, cpus)
+        finally:
+            os.sched_setaffinity(0, cpus)
 
 
 def compare(options: argparse.Namespace, version: str, missing: list[str]) -> report.Record:
