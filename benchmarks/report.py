@@ -99,7 +99,9 @@ def targets_table(run: Run, *, whole: bool) -> str:
             continue
         sign = "<= " if target.at_most else ""
         aim = "" if target.aim is None else f"{sign}{target.aim:g}"
-        rows.append((target.workload, target.what, f"{sign}{target.must:g}", aim, number(value), target.verdict(value)))
+        rival = target.rival(run)
+        what = f"{target.what} ({rival})" if rival else target.what
+        rows.append((target.workload, what, f"{sign}{target.must:g}", aim, number(value), target.verdict(value)))
     return table(("workload", "figure", "must", "aim", "measured", "verdict"), rows, left=2)
 
 

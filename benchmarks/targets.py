@@ -39,6 +39,11 @@ class Target:
     must: float
     aim: float | None = None
     at_most: bool = False
+    among: Sequence[str] = ()  # "the best peer" is the best of these in the run
+
+    def rival(self, run: Run) -> str:
+        """Whom a figure against the best peer is against."""
+        return (ratios.best_of(run.samples, self.workload, self.among) or "") if self.among else ""
 
     def met(self, value: float, bound: float) -> bool:
         return value <= bound if self.at_most else value >= bound
@@ -82,19 +87,19 @@ GRANIAN = ("granian", "granian-st")
 
 TARGETS = (
     Target("plaintext", VS, against("plaintext"), 2.4, 2.8),
-    Target("plaintext", BEST, against_best("plaintext"), 1.6),
+    Target("plaintext", BEST, against_best("plaintext"), 1.6, among=PEERS),
     Target(
         "plaintext", "CPU, x the C epoll server", against("plaintext", "c-epoll", value=ratios.cpu), 1.8, None, True
     ),
     Target("browser", VS, against("browser"), 2.4, 2.8),
-    Target("browser", BEST, against_best("browser"), 1.45),
+    Target("browser", BEST, against_best("browser"), 1.45, among=PEERS),
     Target("seed", VS, against("seed"), 3.0, 3.6),
-    Target("seed", BEST, against_best("seed"), 1.6),
+    Target("seed", BEST, against_best("seed"), 1.6, among=PEERS),
     Target("seed", NGINX, against("seed", "nginx"), 0.9, 1.0),
     Target("pipeline16", VS, against("pipeline16"), 6.0, 11.0),
     Target("pipeline16", NGINX, against("pipeline16", "nginx"), 1.0),
     Target("fastapi", VS, against("fastapi"), 1.22, 1.32),
-    Target("fastapi", BEST, against_best("fastapi"), 1.12),
+    Target("fastapi", BEST, against_best("fastapi"), 1.12, among=PEERS),
     Target(
         "fastapi",
         "requests/s, x uvicorn as installed, both with access log",
@@ -103,7 +108,7 @@ TARGETS = (
         1.9,
     ),
     Target("starlette", VS, against("starlette"), 1.45, 1.6),
-    Target("starlette", "requests/s, x granian", against_best("starlette", GRANIAN), 1.0),
+    Target("starlette", "requests/s, x granian", against_best("starlette", GRANIAN), 1.0, among=GRANIAN),
     Target("fastapi-sync", VS, against("fastapi-sync"), 1.10, 1.2),
     Target("to-thread", VS, against("to-thread"), 1.3, 1.4),
     Target("sleep", VS, against("sleep"), 1.2, 1.3),
@@ -114,7 +119,7 @@ TARGETS = (
     Target("post1m", VS, against("post1m"), 1.4, 1.75),
     Target("stream", VS, against("stream"), 1.1, 1.25),
     Target("file", VS, against("file"), 3.8, 4.8),
-    Target("file", "requests/s, x granian", against_best("file", GRANIAN), 1.0),
+    Target("file", "requests/s, x granian", against_best("file", GRANIAN), 1.0, among=GRANIAN),
     Target("access log", "plaintext with it / without", against("plaintext", US, "ladybug-log"), 0.9),
     Target("system calls", "per plaintext request", probe("system calls"), 2.1, None, True),
     Target("idle connection", "KiB of process memory each", probe("idle connection"), 2.0, 1.0, True),

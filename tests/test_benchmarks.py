@@ -174,6 +174,7 @@ def test_a_record_survives_json_and_the_report_shows_losses() -> None:
     assert "| plaintext | requests/s, x uvicorn | 2.4 | 2.8 | 0.50 | **not met** |" in text
     assert "| browser | requests/s, x uvicorn | 2.4 | 2.8 | - | not measured |" in text
     assert "fails: died / badly" in text
+    assert "x the best peer (uvicorn) | 1.6 |  | 0.50" in text
     assert "not measured" not in report.results([record], whole=False)
 
 
