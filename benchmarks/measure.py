@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import proc, wrk
 from .servers import Bench, Running, Server, ServerProblem, serve
@@ -85,21 +85,25 @@ def wait_for_quiet(running: Running, bench: Bench) -> None:
             return
 
 
+def measure(running: Running, workload: Workload, bench: Bench, seconds: float, number: int) -> Sample:
+    """A sample of a running server, taken again while others disturb."""
+    best = measure_once(running, workload, bench, seconds, number)
+    takes = 1
+    while best.disturbed and takes < MOST_TAKES:
+        wait_for_quiet(running, bench)
+        again = measure_once(running, workload, bench, seconds, number)
+        takes += 1
+        if again.error or again.foreign < best.foreign:
+            best = again
+    return replace(best, takes=takes)
+
+
 def sample(server: Server, workload: Workload, bench: Bench, pace: Pace, number: int) -> Sample:
     """Start, check, warm up, measure, and measure again while others disturb. Problems become the sample's error."""
-    seconds = pace.seconds or workload.seconds
     try:
         with serve(server, workload, bench) as running:
             wrk.run(workload, running.port, pace.warm_up, bench.client_cpu, bench.scratch)
-            best = measure_once(running, workload, bench, seconds, number)
-            takes = 1
-            while best.disturbed and takes < MOST_TAKES:
-                wait_for_quiet(running, bench)
-                again = measure_once(running, workload, bench, seconds, number)
-                takes += 1
-                if again.error or again.foreign < best.foreign:
-                    best = again
-            return Sample(**{**best.__dict__, "takes": takes})
+            return measure(running, workload, bench, pace.seconds or workload.seconds, number)
     except (ServerProblem, wrk.WrkError) as problem:
         return Sample(workload.name, server.name, number, error=str(problem))
 

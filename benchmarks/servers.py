@@ -253,7 +253,7 @@ def serve(server: Server, workload: Workload, bench: Bench, *, patient: bool = F
     """
     port = free_port()
     command = server.command(Launch(bench, workload, port, patient))
-    output = bench.scratch / "server.log"
+    output = bench.scratch / f"{server.name}.log"
     with output.open("wb") as log:
         begun = time.monotonic()
         process = subprocess.Popen(
