@@ -240,6 +240,8 @@ class Server(Program):
             *("--app-dir", str(ROOT)),
             *bind,
             *("--workers", str(workers)),
+            # A test that fails may leave a request behind that never ends; the stop need not wait long for it.
+            *("--timeout-graceful-shutdown", "5"),
             *variant_options(),
             *options,
         ]

@@ -195,15 +195,16 @@ def test_requests_over_the_concurrency_limit_are_503() -> None:
         clients = [server.connect() for _ in range(10)]
         try:
             for client in clients:
-                client.send(request_bytes(f"/held?{key}"))
-            refused = [client for client in clients if client.readable(2.0)]
-            assert 6 <= len(refused) <= 9, "at least one is served, at most four"
+                client.send(request_bytes(f"/held_while_connected?{key}"))
+            eventually(lambda: sum(client.readable() for client in clients) >= 6, "all but four to be refused")
+            refused = [client for client in clients if client.readable()]
+            assert len(refused) < len(clients), "none is served"
             for client in refused:
                 response = client.read_response()
                 assert (response.status, response.closes) == (503, True)
                 client.expect_end()
             held = [client for client in clients if client not in refused]
-            # The refused ones have gone, so there may be room for the note that lets the held ones go; else one leaves.
+            # One leaves, so that there is room for the note that lets the others go.
             held.pop().close()
             eventually(lambda: server.request(f"/board?{key}-go", method="POST").status == 200, "room for one more")
             for client in held:
@@ -219,13 +220,16 @@ def test_the_concurrency_limit_never_reaches_the_application() -> None:
         key = fresh_key()
         clients = [server.connect() for _ in range(8)]
         for client in clients:
-            client.send(request_bytes(f"/held?{key}"))
-        refused = [client for client in clients if client.readable(2.0)]
+            client.send(request_bytes(f"/held_while_connected?{key}"))
+        eventually(lambda: sum(client.readable() for client in clients) >= 6, "all but two to be refused")
+        refused = [client for client in clients if client.readable()]
         assert {client.read_response().status for client in refused} == {503}
         for client in clients:
             client.close()
         eventually(lambda: server.request("/board?x", method="POST").status == 200, "room again")
-        assert server.request("/began").value() == len(clients) - len(refused)
+        with server.connect() as client:
+            eventually(lambda: client.request("/began").status == 200, "room for one more")
+            assert client.request("/began").value() == 8 - len(refused)
 
 
 # -- requests in a worker's life
@@ -255,29 +259,37 @@ def test_requests_in_flight_survive_the_last_one() -> None:
 def test_a_worker_is_replaced_after_its_requests_and_nobody_notices() -> None:
     with serve("limits:app", "--limit-max-requests", "10", workers=1) as server:
         pids = set()
-        for _ in range(60):
-            response = server.request("/resources")
-            assert response.status == 200
-            pids.add(response.value()["pid"])
-        assert len(pids) >= 4, "a worker served far more than its requests"
+
+        def a_third_worker_answers() -> bool:
+            # The old worker serves until its successor is ready, so it is time, not requests, that shows the change.
+            for _ in range(10):
+                response = server.request("/resources")
+                assert response.status == 200
+                pids.add(response.value()["pid"])
+            return len(pids) >= 3
+
+        eventually(a_third_worker_answers, "a worker to be replaced, twice")
 
 
 def test_a_kept_connection_is_told_to_close_when_its_worker_is_replaced() -> None:
     with serve("limits:app", "--limit-max-requests", "10", workers=1) as server:
-        answered = 0
-        while answered < 60:
+        pids = set()
+
+        def a_third_worker_answers() -> bool:
             with server.connect() as client:
-                while answered < 60:
+                for _ in range(50):
                     try:
-                        response = client.request("/counted")
-                    except (Truncated, BrokenPipeError, ConnectionResetError):
+                        response = client.request("/resources")
+                    except (Truncated, OSError):
                         # An idle connection may be closed at any time (RFC 9112 9.5), even as a request is on its way.
                         break
-                    assert response.status == 200
-                    answered += 1
+                    pids.add(response.value()["pid"])
                     if response.closes:
                         client.expect_end()
                         break
+            return len(pids) >= 3
+
+        eventually(a_third_worker_answers, "a worker to be replaced, twice")
 
 
 def test_jitter_spreads_the_replacements() -> None:
@@ -286,7 +298,7 @@ def test_jitter_spreads_the_replacements() -> None:
         while server.process.poll() is None and served < 50:
             try:
                 served += server.request("/counted").status == 200
-            except (Truncated, ConnectionRefusedError, ConnectionResetError):
+            except (Truncated, OSError):
                 break
         assert server.wait() == 0
         assert 3 <= served <= 7 + 1, server.output.text()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.support import Client, Server, Truncated, fresh_key, request_bytes, serve
+from tests.integration.support import MIB, Client, Server, Truncated, fresh_key, request_bytes, serve
 
 # Seconds of every timeout here, and how much later than that it may strike: one coarse timer sweeps all deadlines.
 TIMEOUT = 1
@@ -174,6 +174,18 @@ def test_a_body_the_application_does_not_want_yet_is_not_stalled(server: Server,
     assert not client.readable(2.5 * TIMEOUT)
     server.post_note(f"{key}-go")
     assert client.read_response().body == b"held"
+
+
+def test_a_body_the_application_leaves_in_the_socket_is_not_stalled(server: Server, client: Client) -> None:
+    # The client sends as fast as it may; what stands still is the application.
+    key = fresh_key()
+    size = 64 * MIB
+    client.send(request_bytes(f"/read_later?{key}", method="POST", headers=[f"Content-Length: {size}"]))
+    sent = client.flood(b"a" * 65536, size, quiet=2.5 * TIMEOUT)
+    assert sent < size
+    server.post_note(f"{key}-go")
+    client.feed([b"a" * 65536] * ((size - sent) // 65536) + [b"a" * ((size - sent) % 65536)])
+    assert client.read_response().body == b"%d" % size
 
 
 # -- the response

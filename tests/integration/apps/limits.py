@@ -41,12 +41,38 @@ async def counted(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @app.route
+async def read_later(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reads its body when the test says so."""
+    await go_ahead(scope)
+    await counted(scope, receive, send)
+
+
+@app.route
 async def held(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers when the test says so."""
     global _began
     _began += 1
     await go_ahead(scope)
     await respond(send, b"held")
+
+
+@app.route
+async def held_while_connected(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers when the test says so; gives up when its client does."""
+    global _began
+    _began += 1
+    gone = asyncio.ensure_future(read_until_gone(receive))
+    told = asyncio.ensure_future(go_ahead(scope))
+    done, pending = await asyncio.wait({gone, told}, return_when=asyncio.FIRST_COMPLETED)
+    for waiter in pending:
+        waiter.cancel()
+    if told in done:
+        await respond(send, b"held")
+
+
+async def read_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @app.route
