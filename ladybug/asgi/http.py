@@ -16,15 +16,9 @@ from typing import Any, Final, final
 from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
-from ladybug.asgi.awaitables import (
-    DONE,
-    ClientDisconnected,
-    drained,
-    next_message,
-    ready,
-    run_app,
-    yield_once,
-)
+from ladybug.asgi import awaitables
+from ladybug.asgi.awaitables import ClientDisconnected
+from ladybug.asgi.done import DONE
 from ladybug.asgi.response import CRLF, HeadWriter
 from ladybug.asgi.service import Service, Wire
 from ladybug.protocol.fields import RequestHead
@@ -48,6 +42,10 @@ SENDS_PER_TURN: Final[i64] = 16
 
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+# Names of an uncompiled module are looked up in a dictionary at each use; these are not.
+READY: Final[Any] = awaitables.ready
+RUN_APP: Final[Any] = awaitables.run_app
 
 # CPython 3.12 can start a task at once, inside the read callback; 3.11 takes the loop's way.
 TASK: Final[Any] = asyncio.Task
@@ -87,14 +85,12 @@ class HttpExchange:
         # The application
         self.task: Any = None
         self.finished = False
-        self.receive_callable: Any = self.receive
-        self.send_callable: Any = self.send
 
     def start(self, scope: dict[str, Any]) -> None:
         """Call the application; most return before this does."""
         service = self.service
         service.in_flight += 1
-        coroutine = run_app(service.app, scope, self)
+        coroutine = RUN_APP(service.app, scope, self.receive, self.send, self)
         if EAGER:
             self.task = TASK(coroutine, loop=service.loop, eager_start=True)
         else:
@@ -114,9 +110,6 @@ class HttpExchange:
         if self.task is not None:
             self.task = None
             service.running.discard(self)
-        # Break the cycles through the bound methods, so that nothing of a request waits for the collector.
-        self.receive_callable = None
-        self.send_callable = None
 
     def request_line(self) -> tuple[str, str]:
         return self.method, target_of(self.raw_path, self.query).decode("latin-1")
@@ -182,7 +175,7 @@ class HttpExchange:
         """The application's `receive`: http.request until the body is complete, then http.disconnect."""
         message = self.maybe_message()
         if message is not None:
-            return ready(message)
+            return READY(message)
         # RFC 9110 section 10.1.1: 100 tells the client that the body is wanted, and now it is.
         if self.expect_continue and self.wire is not None and self.state == START:
             self.expect_continue = False
@@ -190,8 +183,8 @@ class HttpExchange:
             self.wire.flush()
             message = self.maybe_message()
             if message is not None:
-                return ready(message)
-        return next_message(self)
+                return READY(message)
+        return awaitables.next_message(self)
 
     def maybe_message(self) -> dict[str, Any] | None:
         """The next message, or None when the application has to wait."""
@@ -239,10 +232,10 @@ class HttpExchange:
         """
         if not isinstance(message, dict):
             raise TypeError(f"An ASGI message must be a dict, not {type(message).__name__}")
-        kind = message.get("type")
         state = self.state
         if state == COMPLETE:
             return DONE
+        kind = message.get("type")
         wire = self.wire
         if wire is None or self.told:
             raise ClientDisconnected("The client has disconnected")
@@ -284,7 +277,8 @@ class HttpExchange:
         mark: i64 = len(writer)
         try:
             head_writer.write_start(writer, status, headers)
-            self._frame(head_writer, writer, status, bool(message.get("trailers")))
+            # Most messages have nothing but type, status and headers; not asking saves a look-up.
+            self._frame(head_writer, writer, status, len(message) > 3 and bool(message.get("trailers")))
         except BaseException:
             writer.truncate(mark)
             raise
@@ -319,15 +313,17 @@ class HttpExchange:
             writer.write(b"connection: keep-alive\r\n\r\n")
 
     def _send_body(self, wire: Wire, message: dict[str, Any]) -> Any:
-        given = message.get("body", b"")
+        given = message.get("body")
         content: bytes
         if isinstance(given, bytes):
             content = given
+        elif given is None:
+            content = b""
         elif isinstance(given, (bytearray, memoryview)):
             content = bytes(given)
         else:
             raise TypeError(f"http.response.body needs bytes, not {type(given).__name__}")
-        more = bool(message.get("more_body", False))
+        more = bool(message.get("more_body"))
         size: i64 = len(content)
         framing = self.framing
         if framing == BY_LENGTH:
@@ -373,10 +369,10 @@ class HttpExchange:
             # At once, not at the end of the turn: the application may compute for long before it sends again.
             wire.flush()
         if wire.is_congested():
-            return drained(self)
+            return awaitables.drained(self)
         self.sends += 1
         if self.sends % SENDS_PER_TURN == 0:
-            return yield_once()
+            return awaitables.yield_once()
         return DONE
 
     def _send_path(self, wire: Wire, message: dict[str, Any]) -> Any:
@@ -465,20 +461,21 @@ class HttpExchange:
         if self.wire is None and self.state != COMPLETE:
             raise ClientDisconnected("The client disconnected while the response was being sent")
 
-    def app_raised(self) -> bool:
-        """The application raised; answer for it. Whether that is worth an error in the log."""
+    def app_raised(self) -> None:
+        """The application raised: answer for it."""
         wire = self.wire
         if wire is not None and self.state != COMPLETE:
             self._fail(wire)
-        return True
+        self.finish()
 
     def app_returned(self) -> bool:
-        """The application returned; answer for it if its response is incomplete, and say whether it was."""
+        """The application returned. If its response is incomplete, answer for it and say so."""
         wire = self.wire
-        if wire is None or self.state == COMPLETE:
-            return False
-        self._fail(wire)
-        return True
+        failed = wire is not None and self.state != COMPLETE
+        if wire is not None and failed:
+            self._fail(wire)
+        self.finish()
+        return failed
 
     def _fail(self, wire: Wire) -> None:
         """500 if nothing was said yet; otherwise the client must see that the response is cut short."""

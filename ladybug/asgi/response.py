@@ -6,13 +6,15 @@ copied, eight bytes at a time in compiled code; names are looked up in a table o
 """
 
 import re
-import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, final
 
 from librt.strings import BytesWriter, read_i64_le
+from librt.time import time
 from mypy_extensions import i64, mypyc_attr
+
+from ladybug.protocol.scanner import decimal
 
 COMPILED: Final = not __file__.endswith(".py")
 
@@ -23,7 +25,6 @@ def _status_lines() -> list[bytes]:
 
 
 STATUS_LINES: Final[list[bytes]] = _status_lines()
-DECIMALS: Final[list[bytes]] = [b"%d" % number for number in range(4096)]
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 FORBIDDEN: Final = re.compile(rb"[\r\n\0]")
@@ -39,12 +40,6 @@ MOST_NAMES: Final = 1024  # applications make up names; the table of checked one
 
 CRLF: Final = b"\r\n"
 COLON: Final = b": "
-
-
-def decimal(number: i64) -> bytes:
-    if number < 4096:
-        return DECIMALS[number]
-    return b"%d" % number
 
 
 def has_control(value: bytes) -> bool:
@@ -102,7 +97,7 @@ class HeadWriter:
 
     def refresh(self) -> None:
         """Renew the fields that change once a second."""
-        now: i64 = int(time.time())
+        now: i64 = int(time())
         if now == self.second:
             return
         self.second = now
@@ -137,9 +132,10 @@ class HeadWriter:
         for pair in headers:
             name: bytes
             value: bytes
-            if (isinstance(pair, tuple) and len(pair) == 2) or (isinstance(pair, list) and len(pair) == 2):
-                first = pair[0]
-                second = pair[1]
+            first: Any
+            second: Any
+            if isinstance(pair, tuple) and len(pair) == 2:
+                first, second = as_pair(pair)
             else:
                 first, second = unpack(pair)
             if isinstance(first, bytes) and isinstance(second, bytes):
@@ -187,11 +183,11 @@ class HeadWriter:
         writer.write(self.extra)
 
     def _take_content_length(self, value: bytes) -> None:
-        if not value.isdigit() or len(value) > 18:
-            raise ValueError(f"Response content-length is not a number: {value!r}")
         if self.content_length >= 0:
             raise ValueError("Response has more than one content-length")
-        self.content_length = int(value)
+        self.content_length = decimal(value, 0, len(value))
+        if self.content_length < 0:
+            raise ValueError(f"Response content-length is not a number: {value!r}")
 
     def write_fields(self, writer: BytesWriter, headers: list[Any]) -> None:
         """Write field lines only: a trailer section, or those of an interim response. Raises like write_start()."""
@@ -208,6 +204,12 @@ class HeadWriter:
             writer.write(COLON)
             writer.write(value)
             writer.write(CRLF)
+
+
+def as_pair(pair: Any) -> tuple[Any, Any]:
+    """A two-item tuple as compiled code holds it: unpacked in place, where indexing would go through objects."""
+    items: tuple[Any, Any] = pair
+    return items
 
 
 def unpack(pair: Any) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """From a request head to the ASGI HTTP scope (ASGI www specification, "HTTP connection scope", spec_version 2.5).
 
-One template per worker, copied for each request; what an application may write to (state, extensions, asgi) is copied
-with it, so that no request sees another's changes.
+One template per worker, copied for each request. What applications write to (state, extensions) is copied with it, so
+that no request sees another's changes; `asgi`, which describes the server, is one dictionary for all.
 """
 
 from typing import Any, Final
@@ -12,6 +12,7 @@ from ladybug.protocol.fields import RequestHead
 
 Address = tuple[str, int | None]
 
+# Requests get a copy; the values are the specification's empty dictionaries.
 EXTENSIONS: Final[tuple[str, ...]] = (
     "http.response.pathsend",
     "http.response.early_hint",
@@ -34,7 +35,7 @@ def scope_template(asgi_version: str, root_path: str) -> dict[str, Any]:
         "raw_path": b"/",
         "query_string": b"",
         "headers": [],
-        "extensions": {name: {} for name in EXTENSIONS},
+        "extensions": {},
     }
 
 
@@ -46,15 +47,11 @@ def build_scope(service: Service, head: RequestHead, client: Address | None, ser
     """
     template = service.scope_template
     scope = template.copy()
-    asgi: dict[str, Any] = template["asgi"]
-    extensions: dict[str, Any] = template["extensions"]
-    scope["asgi"] = asgi.copy()
-    scope["extensions"] = extensions.copy()
+    scope["extensions"] = service.extensions.copy()
     if not head.http11:
         scope["http_version"] = "1.0"
     scope["server"] = server
     scope["client"] = client
-    scope["scheme"] = service.scheme
     scope["method"] = head.method
     raw_path = head.raw_path
     path = decode_path(raw_path) if head.encoded else raw_path.decode("latin-1")

@@ -43,9 +43,9 @@ class Service:
         self.parser: Final = HeadParser(limits)
         self.head_writer: Final = head_writer
         self.scope_template: dict[str, Any] = {}
+        self.extensions: dict[str, Any] = {}
         self.state: dict[str, Any] | None = None
         self.root_path = ""
-        self.scheme = "http"
         self.trust: Any = None  # a forwarded.Trust, or None: X-Forwarded-* fields are left alone
         self.limit_concurrency: i64 = 0  # 0: none
         self.limit_requests: i64 = 0  # 0: none
