@@ -43,7 +43,7 @@ QUIET: Final = 0.5
 ROOT: Final = Path(__file__).resolve().parents[2]
 APPS: Final = "tests.integration.apps"
 
-_ANNOUNCEMENT: Final = re.compile(r"\bon https?://\S*?:(\d+)")
+_ANNOUNCEMENT: Final = re.compile(r"\bon https?://(?:\[[^\]]*\]|[^\s:]*):(\d+)")
 # Output that says something went wrong inside the server, wherever it stands.
 _ALARM: Final = re.compile(
     r"Traceback \(most recent call last\)|was never retrieved|was never awaited|Task was destroyed"
