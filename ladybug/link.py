@@ -32,8 +32,8 @@ KILL_MARGIN = 3.0
 # Seconds after which a worker that nobody kills, because its master is gone or it has none, ends by its own alarm.
 ALARM_MARGIN = 6.0
 
-# A worker begins with these blocked, and lets them in when its handlers are in place.
-BLOCKED_AT_FORK = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGIO)
+# What a worker has handlers for. It begins with them blocked, and lets them in when the handlers are in place.
+OUR_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGIO)
 
 # A traceback of this many characters says what there is to say; its end is the part that matters.
 MAX_TEXT = 32 * 1024

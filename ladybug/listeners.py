@@ -22,8 +22,10 @@ import errno
 import os
 import socket
 import stat
+import struct
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +65,21 @@ def close_listeners(listeners: list[list[socket.socket]]) -> None:
     for slot in listeners:
         for listener in slot:
             listener.close()
+
+
+def turn_away(config: "Config", listeners: list[list[socket.socket]]) -> None:
+    """The owner's first act of a stop: let no new connection into the queues, so that they can be emptied and closed.
+
+    Closing a listener resets what waits in its queue, and under load something always does. From now on the kernel drops
+    each SYN; the client sends it again a second later, and is refused. Only on Linux and for TCP, and not for inherited
+    sockets: what their owner does with them next is not our business.
+    """
+    if config.fd is not None or not _LISTENER_PER_SLOT:
+        return
+    for listener in {listener for slot in listeners for listener in slot if listener.family != socket.AF_UNIX}:
+        # On a kernel without socket filters the stop is merely less gentle.
+        with contextlib.suppress(OSError):
+            _drop_syns(listener)
 
 
 def remove_path(config: "Config") -> None:
@@ -189,6 +206,24 @@ def _one_opens_at_a_time(port: int) -> Iterator[None]:
             except OSError:
                 time.sleep(0.01)
         yield
+
+
+# Classic BPF (Documentation/networking/filter.rst) over a segment that begins with its TCP header: code, jump if true, jump
+# if false, operand. Byte 13 holds the flags (RFC 9293, section 3.1), 0x02 of them is SYN.
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # ldb [13]
+    (0x45, 0, 1, 0x02),  # jset #SYN, next, one further
+    (0x06, 0, 0, 0),  # ret #0: drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # ret #-1: take all of it
+)
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module does not name it
+
+
+def _drop_syns(listener: socket.socket) -> None:
+    program = array("B", b"".join(struct.pack("=HBBI", *instruction) for instruction in _DROP_SYN))
+    # struct sock_fprog (linux/filter.h): how many instructions, and where they are. The kernel copies them.
+    sock_fprog = struct.pack("@HP", len(_DROP_SYN), program.buffer_info()[0])
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, sock_fprog)
 
 
 # -- Unix sockets and inherited ones

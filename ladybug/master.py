@@ -31,16 +31,16 @@ from setproctitle import setproctitle
 from ladybug.about import announce
 from ladybug.exceptions import STARTUP_FAILURE
 from ladybug.link import (
-    BLOCKED_AT_FORK,
     KILL_MARGIN,
     LIFESPAN_SHUTDOWN,
+    OUR_SIGNALS,
     Kind,
     MasterLink,
     WorkerLink,
     longest_stop,
     title,
 )
-from ladybug.listeners import close_listeners, describe, open_listeners, remove_path
+from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
 from ladybug.scoreboard import Record, Scoreboard
 from ladybug.supervisor import Action, Announce, Exit, Log, Report, Signal, Spawn, StopListening, Supervisor
 
@@ -152,6 +152,7 @@ class Master:
                     if self._children[pid].is_alive:
                         os.kill(pid, number)
                 case StopListening():
+                    turn_away(self._config, self._listeners)
                     close_listeners(self._listeners)
                 case Announce():
                     announce(self._config, self._addresses)
@@ -169,7 +170,7 @@ class Master:
             if stream is not None:
                 stream.flush()  # or both processes would write what is in the buffer
         # A signal in the first moments of the child waits for the child's own handlers, instead of waking the master.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_AT_FORK)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
         failure = ""
         try:
             child.pid = os.fork()

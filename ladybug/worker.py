@@ -43,8 +43,8 @@ from ladybug.about import announce
 from ladybug.exceptions import STARTUP_FAILURE, StartupError
 from ladybug.link import (
     ALARM_MARGIN,
-    BLOCKED_AT_FORK,
     LIFESPAN_SHUTDOWN,
+    OUR_SIGNALS,
     Kind,
     WorkerLink,
     has_ended,
@@ -52,7 +52,7 @@ from ladybug.link import (
     signal_at_end,
     title,
 )
-from ladybug.listeners import close_listeners, describe, open_listeners, remove_path
+from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
 from ladybug.loops import loop_factory
 from ladybug.scoreboard import Record, State
 from ladybug.server import Server
@@ -66,8 +66,8 @@ logger = logging.getLogger("ladybug.error")
 BEAT = 1.0
 
 
-class BootInterrupted(SystemExit):
-    """A stop that came before there was a server. A SystemExit, because that is what nobody catches by accident."""
+class BootInterrupted(KeyboardInterrupt):
+    """A stop that came before there was a server. What Python itself raises for a signal, so nobody catches it by accident."""
 
 
 def run_standalone(config: "Config") -> int:
@@ -88,7 +88,7 @@ def run_standalone(config: "Config") -> int:
 def run_worker(
     config: "Config", slot: int, listeners: list[socket.socket], link: WorkerLink, lifeline: int, record: Record
 ) -> int:
-    """Serve as the worker of `slot`, in a process forked for it with BLOCKED_AT_FORK blocked; the code for `leave`.
+    """Serve as the worker of `slot`, in a process forked for it with OUR_SIGNALS blocked; the code for `leave`.
 
     Whatever prevents the start goes to the master as one text; nothing of it is logged here.
     """
@@ -139,6 +139,7 @@ class _Serving:
         self.is_stopping = False
         self.is_over = False
         self._alarm_at: float | None = None
+        self._masks = threading.local()  # of signals, while a thread forks
 
     def run(self) -> None:
         """Serve until told to stop. Raises StartupError, and whatever else ends the event loop."""
@@ -214,8 +215,8 @@ class _Serving:
         for number in self.deaf_to:
             signal.signal(number, _do_nothing)
             signal.siginterrupt(number, False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_FORK)
-        os.register_at_fork(after_in_child=self._forked_by_application)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
+        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_fork)
 
     @property
     def _callbacks(self) -> Mapping[signal.Signals, Callable[[], None]]:
@@ -258,27 +259,36 @@ class _Serving:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    def _forked_by_application(self) -> None:
-        """In a process the application forked without exec (multiprocessing): it has none of our signals or listeners.
+    # A process that the application forks without exec (multiprocessing) has none of our signals and listeners. The wakeup
+    # fd above all: it is shared, and a TERM sent to that process would drain this one. So such a signal has to wait until
+    # the fork has let go of it.
 
-        The wakeup fd above all: it is shared, and a TERM sent to that process would drain this one.
-        """
-        if self.is_over:
-            return
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGIO):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for listener in self.listeners:
-            listener.close()
+    def _before_fork(self) -> None:
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+
+    def _after_fork(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+
+    def _in_fork(self) -> None:
+        if not self.is_over:
+            signal.set_wakeup_fd(-1)
+            for number in OUR_SIGNALS:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            for listener in self.listeners:
+                listener.close()
+        self._after_fork()
 
 
 class _Standalone(_Serving):
-    """The process that the user started."""
+    """The process that the user started, and that owns its listeners."""
 
     def ready(self, server: Server) -> None:
         super().ready(server)
         announce(self.config, [describe(listener) for listener in self.listeners])
+
+    def draining(self) -> None:
+        super().draining()
+        turn_away(self.config, [self.listeners])
 
 
 class _Worker(_Serving):

@@ -21,7 +21,7 @@ import pytest
 import ladybug.listeners
 from ladybug.config import Config
 from ladybug.exceptions import StartupError
-from ladybug.listeners import close_listeners, describe, open_listeners, remove_path
+from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="one listener per slot only on Linux")
 
@@ -237,6 +237,39 @@ def test_an_address_of_another_machine_is_refused() -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may open any port")
 def test_a_port_that_needs_privilege_is_refused() -> None:
     assert "127.0.0.1:80 may not be opened by this user" in refusal(port=80)
+
+
+# -- the stop
+
+
+@linux
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=ipv6)])
+def test_after_turning_away_what_is_queued_can_be_taken_and_nothing_comes_in_between(host: str) -> None:
+    config = Config("app:app", host=host, port=0)
+    listeners = open_listeners(config, 2)
+    address = listeners[0][0].getsockname()
+    with contextlib.ExitStack() as clients:
+        for _ in range(10):
+            clients.enter_context(socket.create_connection(address[:2])).send(b"request")
+        turn_away(config, listeners)
+        late = clients.enter_context(socket.socket(listeners[0][0].family))
+        late.settimeout(10)
+        with ThreadPoolExecutor(1) as pool:
+            attempt = pool.submit(late.connect, address)
+            assert sum(queued(slot[0]) for slot in listeners) == 10
+            close_listeners(listeners)
+            with pytest.raises(ConnectionRefusedError):
+                attempt.result()
+
+
+@linux
+def test_an_inherited_socket_goes_on_taking_connections_for_its_owner() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        config = Config("app:app", fd=owner.fileno())
+        listeners = open_listeners(config, 1)
+        turn_away(config, listeners)
+        close_listeners(listeners)
+        socket.create_connection(owner.getsockname()).close()
 
 
 # -- Unix sockets
