@@ -420,11 +420,6 @@ WRONG: dict[str, list[Any]] = {
         BODY,
     ],
     "pathsend before start": [{"type": "http.response.pathsend", "path": "/etc/hostname"}],
-    "pathsend after body": [
-        START,
-        {**BODY, "more_body": True},
-        {"type": "http.response.pathsend", "path": "/etc/hostname"},
-    ],
     "not a dict": [None],
     "a str": ["http.response.start"],
 }
