@@ -30,12 +30,23 @@ def loop_factory(config: "Config") -> "Callable[[], asyncio.AbstractEventLoop]":
     """What makes the worker's event loop, for `asyncio.Runner(loop_factory=...)`. Raises StartupError."""
     name = loop_name(config.loop)
     if name == "asyncio":
-        import asyncio
-
-        return asyncio.SelectorEventLoop
+        return _asyncio()
     if name == "uvloop":
         return _uvloop()
     return _imported(name)
+
+
+def _asyncio() -> "Callable[[], asyncio.AbstractEventLoop]":
+    """asyncio's loop; where there is epoll, the one that shares it with the server."""
+    import select
+
+    if not hasattr(select, "epoll"):
+        import asyncio
+
+        return asyncio.SelectorEventLoop
+    from ladybug.serving_loop import ServingLoop
+
+    return ServingLoop
 
 
 def _uvloop() -> "Callable[[], asyncio.AbstractEventLoop]":

@@ -13,7 +13,7 @@ Some facts about epoll:
 """
 
 import select
-from typing import Any, Final
+from typing import Any, Final, final
 
 from mypy_extensions import i64, mypyc_attr, trait
 
@@ -160,18 +160,21 @@ class Poller:
 
 @mypyc_attr(native_class=True)
 class EpollPoller(Poller):
-    """One epoll, nested in the loop: the loop sleeps on the epoll's own descriptor."""
+    """What the two pollers with epoll have in common; they differ in whose epoll it is.
 
-    def __init__(self, service: Service) -> None:
+    Args:
+        epoll: a select.epoll.
+    """
+
+    def __init__(self, service: Service, epoll: Any) -> None:
         super().__init__(service)
         self.tells_end = True
-        self.epoll: Final = select.epoll()
+        self.epoll: Final = epoll
         # Bound once: looked up each time it would cost as much as a small system call's wrapper.
-        self.poll: Final[Any] = self.epoll.poll
-        self.register: Final[Any] = self.epoll.register
+        self.poll: Final[Any] = epoll.poll
+        self.register: Final[Any] = epoll.register
         self.listeners: dict[int, Source] = {}
         self.connection_mask: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | EDGE_TRIGGERED
-        self.loop.add_reader(self.epoll.fileno(), self.drain)
 
     def watch(self, fd: i64) -> None:
         self.register(fd, self.connection_mask)
@@ -191,29 +194,37 @@ class EpollPoller(Poller):
         self.epoll.unregister(int(fd))
 
     def drain(self) -> None:
+        self.wait(0.0)
+
+    def wait(self, timeout: float) -> list[Any] | None:
+        """Serve what is ready, or becomes so within `timeout` seconds (-1: whenever). Returns the events of descriptors
+        that are not the server's, as epoll.poll() does, or None when there are none."""
+        events: list[Any] = self.poll(timeout, MAX_EVENTS)
         service = self.service
         service.in_turn = True
-        listeners = self.listeners
         accepting: list[Source] | None = None
-        events: list[Any] = self.poll(0, MAX_EVENTS)
+        foreign: list[Any] | None = None
         sources = self.sources
         limit: i64 = len(sources)
         for event in events:
             pair: tuple[i64, i64] = event
             fd: i64 = pair[0]
+            source: Source | None = None
             if fd < limit:
                 source = sources[fd]
-                if source is not None:
-                    try:
-                        source.on_ready(pair[1])
-                    except Exception:
-                        self.fault(source)
-                    continue
-            listener = listeners.get(int(fd))
-            if listener is not None:
+            if source is not None:
+                try:
+                    source.on_ready(pair[1])
+                except Exception:
+                    self.fault(source)
+            elif fd in self.listeners:
                 if accepting is None:
                     accepting = []
-                accepting.append(listener)
+                accepting.append(self.listeners[int(fd)])
+            else:
+                if foreign is None:
+                    foreign = []
+                foreign.append(event)
         if accepting is not None:
             for listener in accepting:
                 try:
@@ -222,6 +233,17 @@ class EpollPoller(Poller):
                     self.fault(listener)
         service.in_turn = False
         service.end_turn()
+        return foreign
+
+
+@mypyc_attr(native_class=True)
+@final
+class NestedPoller(EpollPoller):
+    """An epoll of our own inside any loop: the loop sleeps on the epoll's descriptor, and one callback serves a batch."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service, select.epoll())
+        self.loop.add_reader(self.epoll.fileno(), self.drain)
 
     def close(self) -> None:
         super().close()
@@ -231,6 +253,26 @@ class EpollPoller(Poller):
 
 
 @mypyc_attr(native_class=True)
+@final
+class SharedPoller(EpollPoller):
+    """The loop's own epoll: the loop's selector waits through this poller (serving_loop.py).
+
+    Args:
+        selector: the ServingSelector; it must have no poller yet.
+    """
+
+    def __init__(self, service: Service, selector: Any) -> None:
+        super().__init__(service, selector.epoll)
+        self.selector: Final = selector
+        selector.poller = self
+
+    def close(self) -> None:
+        super().close()
+        self.selector.poller = None
+
+
+@mypyc_attr(native_class=True)
+@final
 class PortablePoller(Poller):
     """The same on any loop with add_reader and add_writer: for systems without epoll. Level-triggered."""
 
@@ -270,8 +312,14 @@ class PortablePoller(Poller):
         self.end_turn()
 
 
-def make_poller(service: Service, kind: str) -> Poller:
-    """The poller called `kind`: "epoll", "portable", or "auto" for the better one that this system has."""
+def make_poller(service: Service, kind: str, selector: Any) -> Poller:
+    """The poller called `kind`: "epoll", "portable", or "auto" for the better one that this system has.
+
+    Args:
+        selector: the loop's ServingSelector if it has one and it is free, else None.
+    """
     if kind == "portable" or (kind == "auto" and not hasattr(select, "epoll")):
         return PortablePoller(service)
-    return EpollPoller(service)
+    if selector is not None:
+        return SharedPoller(service, selector)
+    return NestedPoller(service)

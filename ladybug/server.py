@@ -23,7 +23,7 @@ from ladybug.asgi.forwarded import Trust
 from ladybug.asgi.http import HttpExchange
 from ladybug.asgi.lifespan import Lifespan
 from ladybug.asgi.response import HeadWriter
-from ladybug.asgi.scope import scope_template
+from ladybug.asgi.scope import EXTENSIONS, scope_template
 from ladybug.asgi.service import AccessRecorder, Service
 from ladybug.config import Config
 from ladybug.connection import Connection, Timeouts
@@ -34,6 +34,7 @@ from ladybug.listeners import close_listeners, open_listeners, remove_path
 from ladybug.log import access_wanted, level_prefix, plain_access, status_text
 from ladybug.poller import Poller, make_poller
 from ladybug.protocol.limits import Limits
+from ladybug.serving_loop import ServingLoop, ServingSelector
 
 logger = logging.getLogger("ladybug.error")
 
@@ -207,6 +208,7 @@ class Server:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in config.headers]
         service = Service(app, loop, limits, HeadWriter(headers, config.server_header, config.date_header))
         service.scope_template = scope_template(version, config.root_path)
+        service.extensions = {name: {} for name in EXTENSIONS}
         service.state = lifespan.state
         service.root_path = config.root_path
         service.trust = Trust(config.forwarded_allow_ips) if config.proxy_headers else None
@@ -222,7 +224,7 @@ class Server:
             ticks(config.timeout_send),
             ticks(LINGER),
         )
-        poller = make_poller(service, config.poller)
+        poller = make_poller(service, config.poller, free_selector(loop))
         self._service, self._poller, self.sockets = service, poller, list(listeners)
         # What is loaded by now stays: the collector need not look at it again, and forked children share it longer.
         gc.collect()
@@ -334,3 +336,10 @@ def access_recorder() -> AccessRecorder | None:
         return LoggingAccessLog()
     prefix = level_prefix(logging.INFO, "INFO", False)
     return PlainAccessLog(plain.stream, prefix, [status_text(status, False) for status in range(1000)])
+
+
+def free_selector(loop: asyncio.AbstractEventLoop) -> ServingSelector | None:
+    """The loop's selector, if it can share its epoll and does not do so with another server already."""
+    if isinstance(loop, ServingLoop) and loop.serving_selector.poller is None:
+        return loop.serving_selector
+    return None
