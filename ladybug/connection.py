@@ -265,8 +265,8 @@ class Connection(Wire, Source):
             self._await_body(exchange)
 
     def _await_body(self, exchange: HttpExchange) -> None:
-        """The next move is the client's: it has so long for the next byte of its body."""
-        if not self.blocked and not exchange.body_complete:
+        """The next move is the client's: it has so long for the next byte of its body. Not while it waits for our 100."""
+        if not self.blocked and not exchange.body_complete and not exchange.expect_continue:
             self.poller.deadlines.set(self.fd, self.timeouts.body)
 
     def on_end_of_input(self) -> None:
@@ -377,6 +377,8 @@ class Connection(Wire, Source):
         if parser.state == COMPLETE:
             exchange.body_complete = True
             exchange.expect_continue = False
+            self.poller.deadlines.set(self.fd, NEVER)
+        elif exchange.expect_continue:
             self.poller.deadlines.set(self.fd, NEVER)
         else:
             self.poller.deadlines.set(self.fd, self.timeouts.body)

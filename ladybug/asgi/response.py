@@ -76,8 +76,9 @@ class HeadWriter:
     """
 
     def __init__(self, default_headers: list[tuple[bytes, bytes]], server_header: bool, date_header: bool) -> None:
-        self.server_header: Final = server_header
-        self.date_header: Final = date_header
+        given = {name.lower() for name, _ in default_headers}
+        self.server_header: Final = server_header and b"server" not in given
+        self.date_header: Final = date_header and b"date" not in given
         self.extra: Final = b"".join([name + COLON + value + CRLF for name, value in default_headers])
         self.second: i64 = -1
         self.defaults = b""  # date, server and extra of this second

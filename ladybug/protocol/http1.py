@@ -43,7 +43,8 @@ FAILED: Final[i64] = 4
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 SHORTEST_HEAD: Final[i64] = 18  # "GET / HTTP/1.1" CRLF CRLF; the scanner may read eight bytes anywhere in that
-BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+MOST_EMPTY_LINES: Final[i64] = 4  # before a request line
 
 
 @mypyc_attr(native_class=True)
@@ -74,6 +75,7 @@ class Http1:
         self.state: i64 = HEAD
         self.buffer = b""
         self.position: i64 = 0  # everything before it is consumed
+        self.empty_lines: i64 = 0  # ignored before the request line to come
         self.searched: i64 = 0  # no end of head begins before it
         self.remaining: i64 = 0
         self.chunked: ChunkedDecoder | None = None
@@ -160,7 +162,7 @@ class Http1:
             return NEED_DATA
         if line_end - 1 - start > limits.request_line:
             return self.fail(errors.TARGET_TOO_LONG)
-        if BARE_LF.search(data, int(self.searched if self.searched > start else start)) is not None:
+        if BARE_LINE_END.search(data, int(self.searched if self.searched > start else start)) is not None:
             return self.fail(errors.BAD_LINE_END)
         if self.searched <= line_end:
             refusal = parse_request_line(self.parser.head, data[start : line_end - 1])
@@ -174,6 +176,7 @@ class Http1:
 
     def _begin_body(self, head: RequestHead, limits: Limits) -> i64:
         self.searched = 0
+        self.empty_lines = 0
         if head.body == 0:
             self.state = COMPLETE
         elif head.body == CHUNKED_BODY:
