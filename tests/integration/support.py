@@ -587,6 +587,7 @@ class Client:
             parts.append(self.read(size))
         except EOFError:
             parts.append(bytes(self._buffer))
+            self._buffer.clear()
             raise
 
 
