@@ -15,7 +15,11 @@ Facts that shape the code:
 - A Unix socket's path stays behind when its server dies. Whether it is a leftover is found out by connecting to it.
 
 Everything that goes wrong here is a `StartupError` that says what to do.
+
+The master imports this room: paths are os's, because pathlib and what comes with it is 0.6 MiB.
 """
+
+# ruff: noqa: PTH101, PTH108, PTH116
 
 import contextlib
 import errno
@@ -27,7 +31,6 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladybug.exceptions import StartupError
@@ -86,7 +89,7 @@ def remove_path(config: "Config") -> None:
     """The owner's last act: remove the path of a Unix socket, unless a successor serves there by now."""
     if config.uds is not None:
         with contextlib.suppress(OSError, StartupError):
-            _remove_leftover(Path(config.uds))
+            _remove_leftover(config.uds)
 
 
 def describe(listener: socket.socket) -> str:
@@ -229,34 +232,34 @@ def _drop_syns(listener: socket.socket) -> None:
 # -- Unix sockets and inherited ones
 
 
-def _listen_unix(name: str, backlog: int) -> socket.socket:
-    path = Path(name)
+def _listen_unix(path: str, backlog: int) -> socket.socket:
     try:
         _remove_leftover(path)
         with contextlib.ExitStack() as opened:
             listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             listener.setblocking(False)
-            listener.bind(name)
-            path.chmod(_UDS_MODE)
+            listener.bind(path)
+            os.chmod(path, _UDS_MODE)
             listener.listen(backlog)
             opened.pop_all()
     except OSError as error:
-        raise _refusal(name, "--uds", error) from error
+        raise _refusal(path, "--uds", error) from error
     return listener
 
 
-def _remove_leftover(path: Path) -> None:
+def _remove_leftover(path: str) -> None:
     """Remove the socket of a server that is gone. Raises OSError EADDRINUSE if it answers, StartupError if it is a file."""
     try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise StartupError(f"{path} exists and is not a socket: remove it, or choose another --uds.")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)  # a full queue is an answer too
-            probe.connect(str(path))
+            probe.connect(path)
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         return
     except BlockingIOError:
         pass

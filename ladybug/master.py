@@ -15,6 +15,7 @@ Rules:
 - A forked child never returns into this code: see `worker.leave`.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -162,33 +163,36 @@ class Master:
                     self._exit_code = code
 
     def _spawn(self, slot: int, generation: int) -> None:
-        link, link_of_worker = os.pipe()
-        lifeline_of_worker, lifeline = os.pipe()
         now = time.monotonic()
-        child = _Child(MasterLink(link), lifeline, self._scoreboard.claim(slot, generation, now))
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()  # or both processes would write what is in the buffer
+        record = self._scoreboard.claim(slot, generation, now)
+        _flush()
         # A signal in the first moments of the child waits for the child's own handlers, instead of waking the master.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
-        failure = ""
         try:
-            child.pid = os.fork()
+            child = self._fork(slot, record)
         except OSError as error:
-            failure = str(error)
-        if child.pid == 0:
-            child.close()
-            self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, child.record)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.close(link_of_worker)
-        os.close(lifeline_of_worker)
-        if failure:
-            self._scoreboard.release(child.record)
-            child.close()
-            self._perform(self._supervisor.spawn_failed(slot, failure, now))
+            self._scoreboard.release(record)
+            actions = self._supervisor.spawn_failed(slot, str(error), now)
         else:
             self._children[child.pid] = child
-            self._perform(self._supervisor.spawned(slot, child.pid, now))
+            actions = self._supervisor.spawned(slot, child.pid, now)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        self._perform(actions)
+
+    def _fork(self, slot: int, record: Record) -> "_Child":
+        """Make the two pipes and the process at their other ends. Raises OSError, and has then made nothing."""
+        with contextlib.ExitStack() as on_failure:
+            link, link_of_worker = _pipe(on_failure)
+            lifeline_of_worker, lifeline = _pipe(on_failure)
+            pid = os.fork()
+            on_failure.pop_all()
+        child = _Child(pid, MasterLink(link), lifeline, record)
+        if pid == 0:
+            child.close()
+            self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, record)
+        os.close(link_of_worker)
+        os.close(lifeline_of_worker)
+        return child
 
     def _become_worker(self, slot: int, link: WorkerLink, lifeline: int, record: Record) -> NoReturn:
         """In the child: let go of what is the master's, keep the slot's listeners, and never come back."""
@@ -212,8 +216,8 @@ class Master:
 class _Child:
     """A worker as the master holds it."""
 
-    def __init__(self, link: MasterLink, lifeline: int, record: Record) -> None:
-        self.pid = -1
+    def __init__(self, pid: int, link: MasterLink, lifeline: int, record: Record) -> None:
+        self.pid = pid
         self.link = link
         self.lifeline = lifeline
         self.record = record
@@ -264,6 +268,20 @@ class SignalQueue:
     def _close(self) -> None:
         os.close(self.fd)
         os.close(self._write_fd)
+
+
+def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for fd in ends:
+        on_failure.callback(os.close, fd)
+    return ends
+
+
+def _flush() -> None:
+    """Before a fork, or both processes would write what is in the buffers."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a broken pipe, closed, None
+            stream.flush()
 
 
 def _ended(children: Collection[int]) -> Iterator[tuple[int, int]]:

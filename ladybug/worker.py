@@ -16,8 +16,8 @@ Signals, for a worker (alone, INT is like TERM):
 Rules:
 - Until there is a server to shut down, TERM raises BootInterrupted wherever Python is: an import that takes 20 s does not
   hold up a stop.
-- A process that has begun to leave is gone in bounded time, whatever hangs: a blocked loop, a thread that does not end, an
-  exit handler. The kernel sees to it with the alarm, which needs nobody to run.
+- A worker that has begun to leave is gone in bounded time, whatever hangs: a blocked loop, a thread that does not end, an
+  exit handler. The kernel sees to it with the alarm, which needs nobody to run. (Alone, that ends with `run_standalone`.)
 - Programs the application starts have the default signals. exec(2) resets what has a handler, so INT has one, even if it
   does nothing; what is ignored would stay ignored. Processes forked without exec are reset by hand.
 """
@@ -151,7 +151,7 @@ class _Serving:
                     runner.run(self._main())
                 finally:
                     # What remains is short, or hangs: the application's threads, and its exit handlers.
-                    self._end_within(LIFESPAN_SHUTDOWN + ALARM_MARGIN)
+                    self._end_within(ALARM_MARGIN)
         except BootInterrupted:
             pass
         finally:

@@ -12,10 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGSTOP, SIGTERM
-from typing import Any
 
 import psutil
 import pytest
@@ -66,17 +65,12 @@ def control(tmp_path: Path) -> Control:
     return Control(tmp_path)
 
 
-def fleet(control: Control, *options: str, workers: int = 2, **how: Any) -> contextlib.AbstractContextManager[Server]:
+def fleet(
+    control: Control, *options: str, workers: int = 2, env: Mapping[str, str] | None = None
+) -> contextlib.AbstractContextManager[Server]:
     """A running server with the application of these tests, and with the graceful timeout that users get."""
-    return serve(
-        APP,
-        "--timeout-graceful-shutdown",
-        "30",
-        *options,
-        workers=workers,
-        env={"CONTROL": str(control.directory)},
-        **how,
-    )
+    environment = {"CONTROL": str(control.directory), **(env or {})}
+    return serve(APP, "--timeout-graceful-shutdown", "30", *options, workers=workers, env=environment)
 
 
 @contextlib.contextmanager
@@ -192,7 +186,11 @@ def pss(pid: int) -> int:
 @linux
 @once
 def test_the_master_is_small_and_carries_no_event_loop(control: Control) -> None:
-    with fleet(control, workers=1) as server:
+    # As when it is installed: from bytecode. Compiling leaves memory behind.
+    cache = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(control.directory / "cache")}
+    with fleet(control, workers=1, env=cache):
+        pass
+    with fleet(control, workers=1, env=cache) as server:
         maps = Path(f"/proc/{server.pid}/maps").read_text()
         for heavy in ("_asyncio", "_ssl", "uvloop", "httptools"):
             assert heavy not in maps
@@ -318,6 +316,17 @@ def test_connections_in_the_queue_of_a_killed_worker_are_served_by_its_successor
         answers = {client.read_response().value() for client in waiting}
         assert answers == set(workers_of(server).values())
         assert old not in answers
+
+
+@once
+def test_a_worker_whose_event_loop_is_ended_by_the_application_is_replaced(control: Control) -> None:
+    with fleet(control, workers=1) as server, server.connect() as client:
+        (old,) = workers_of(server).values()
+        client.send(request_bytes("/leave"))
+        server.output.wait_for(r"Worker 1 ends, because its event loop did: SystemExit\(7\)")
+        server.permit_error("SystemExit")
+        new = await_successor(server, 1, old)
+        assert server.request("/").value() == new
 
 
 def test_a_replacement_that_cannot_start_leaves_the_others_serving(control: Control) -> None:

@@ -105,6 +105,12 @@ async def spin(scope: Scope, send: Send) -> None:
         pass
 
 
+async def leave(scope: Scope, send: Send) -> None:
+    """Raise through the event loop, with a thread left behind that does not end."""
+    threading.Thread(target=time.sleep, args=(FOR_EVER,)).start()
+    sys.exit(7)
+
+
 async def thread(scope: Scope, send: Send) -> None:
     """Leave a thread behind that does not end."""
     threading.Thread(target=time.sleep, args=(FOR_EVER,)).start()
@@ -143,6 +149,7 @@ ROUTES = {
     "/wait": wait,
     "/block": block,
     "/spin": spin,
+    "/leave": leave,
     "/thread": thread,
     "/program": program,
     "/fork": fork,
