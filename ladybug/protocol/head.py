@@ -41,11 +41,11 @@ def parse_head(head: RequestHead, data: bytes, limits: Limits) -> Refusal | None
     end: i64 = data.find(b"\r\n")
     if end > limits.request_line:
         return errors.TARGET_TOO_LONG
-    if len(data) - end - 4 > limits.fields_size:
-        return errors.FIELDS_TOO_LARGE
     refusal = parse_request_line(head, data[:end])
     if refusal is not None:
         return refusal
+    if len(data) - end - 4 > limits.fields_size:
+        return errors.FIELDS_TOO_LARGE
     target = head.raw_path
     collector = FieldCollector()
     try:

@@ -124,6 +124,9 @@ class Http1:
         # one empty line (CRLF) received prior to the request-line". They are dropped, so they cost no memory.
         while self.position + 1 < len(data) and data[self.position] == 13 and data[self.position + 1] == 10:
             self.position += 2
+            self.empty_lines += 1
+            if self.empty_lines > MOST_EMPTY_LINES:
+                return self.fail(errors.BAD_REQUEST_LINE)
         start = self.position
         if start >= len(data):
             self.buffer = b""
@@ -156,22 +159,22 @@ class Http1:
         if first not in TCHAR and not (first == 13 and len(data) - start == 1):
             return self.fail(errors.BAD_REQUEST_LINE)
         line_end: i64 = data.find(b"\n", int(start))
-        if line_end < 0:
-            if len(data) - start > limits.request_line + 1:
-                return self.fail(errors.TARGET_TOO_LONG)
-            return NEED_DATA
-        if line_end - 1 - start > limits.request_line:
+        line_size: i64 = (len(data) if line_end < 0 else line_end) - start - 1  # but for a CR that may end it
+        if line_size > limits.request_line:
             return self.fail(errors.TARGET_TOO_LONG)
-        if BARE_LINE_END.search(data, int(self.searched if self.searched > start else start)) is not None:
-            return self.fail(errors.BAD_LINE_END)
-        if self.searched <= line_end:
+        unsearched: i64 = self.searched if self.searched > start else start
+        if line_end >= unsearched and data[line_end - 1] == 13:
             refusal = parse_request_line(self.parser.head, data[start : line_end - 1])
             if refusal is not None:
                 return self.fail(refusal)
-        if len(data) - line_end - 1 > limits.fields_size + 3:
-            return self.fail(errors.FIELDS_TOO_LARGE)
+        if BARE_LINE_END.search(data, int(unsearched)) is not None:
+            return self.fail(errors.BAD_LINE_END)
         # The last three bytes may begin the CRLF CRLF, the last one may be the CR before an LF.
         self.searched = len(data) - 3 if len(data) - 3 > start else start
+        if line_end < 0:
+            return NEED_DATA
+        if len(data) - line_end - 1 > limits.fields_size + 3:
+            return self.fail(errors.FIELDS_TOO_LARGE)
         return NEED_DATA
 
     def _begin_body(self, head: RequestHead, limits: Limits) -> i64:

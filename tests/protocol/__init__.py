@@ -1,0 +1,1 @@
+"""The protocol cores, fed bytes: no sockets, no loop, no time."""
