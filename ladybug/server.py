@@ -23,7 +23,7 @@ from ladybug.asgi.forwarded import Trust
 from ladybug.asgi.http import HttpExchange
 from ladybug.asgi.lifespan import Lifespan
 from ladybug.asgi.response import HeadWriter
-from ladybug.asgi.scope import EXTENSIONS, scope_template
+from ladybug.asgi.scope import EXTENSIONS, SPEC_VERSION, scope_template
 from ladybug.asgi.service import AccessRecorder, Service
 from ladybug.config import Config
 from ladybug.connection import Connection, Timeouts
@@ -207,7 +207,8 @@ class Server:
         )
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in config.headers]
         service = Service(app, loop, limits, HeadWriter(headers, config.server_header, config.date_header))
-        service.scope_template = scope_template(version, config.root_path)
+        service.scope_template = scope_template(config.root_path)
+        service.asgi = {"version": version, "spec_version": SPEC_VERSION}
         service.extensions = {name: {} for name in EXTENSIONS}
         service.state = lifespan.state
         service.root_path = config.root_path

@@ -50,7 +50,8 @@ async def run_app(app: Any, scope: dict[str, Any], receive: Any, send: Any, exch
     except BaseException as error:
         exchange.app_raised()
         report(error, exchange)
-        if not isinstance(error, Exception):
+        # Even sys.exit() in an application ends one request, not the server. These three are not the application's.
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)):
             raise
     else:
         if exchange.app_returned():

@@ -313,12 +313,10 @@ class HttpExchange:
             writer.write(b"connection: keep-alive\r\n\r\n")
 
     def _send_body(self, wire: Wire, message: dict[str, Any]) -> Any:
-        given = message.get("body")
+        given = message.get("body", b"")
         content: bytes
         if isinstance(given, bytes):
             content = given
-        elif given is None:
-            content = b""
         elif isinstance(given, (bytearray, memoryview)):
             content = bytes(given)
         else:
@@ -483,8 +481,12 @@ class HttpExchange:
             self.state = COMPLETE
             self.wire = None
             self._record_access(wire)
-            if self.framing == NO_CONTENT or self.framing == BY_CLOSE:
-                # The head alone, or an orderly end, would look like a complete response.
+            if (
+                self.framing == NO_CONTENT
+                or self.framing == BY_CLOSE
+                or (self.framing == BY_LENGTH and self.length == 0)
+            ):
+                # What is there, or an orderly end, would look like a complete response.
                 wire.abort()
             else:
                 wire.flush()

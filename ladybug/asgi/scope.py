@@ -1,7 +1,7 @@
 """From a request head to the ASGI HTTP scope (ASGI www specification, "HTTP connection scope", spec_version 2.5).
 
-One template per worker, copied for each request. What applications write to (state, extensions) is copied with it, so
-that no request sees another's changes; `asgi`, which describes the server, is one dictionary for all.
+One template per worker, copied for each request; the dictionaries in it (asgi, state, extensions) are copied with it, so
+that no request sees what another's application did to them.
 """
 
 from typing import Any, Final
@@ -12,6 +12,8 @@ from ladybug.protocol.fields import RequestHead
 
 Address = tuple[str, int | None]
 
+SPEC_VERSION: Final = "2.5"
+
 # Requests get a copy; the values are the specification's empty dictionaries.
 EXTENSIONS: Final[tuple[str, ...]] = (
     "http.response.pathsend",
@@ -20,11 +22,11 @@ EXTENSIONS: Final[tuple[str, ...]] = (
 )
 
 
-def scope_template(asgi_version: str, root_path: str) -> dict[str, Any]:
+def scope_template(root_path: str) -> dict[str, Any]:
     """The keys of every HTTP scope, in their final order; build_scope() fills in the rest."""
     return {
         "type": "http",
-        "asgi": {"version": asgi_version, "spec_version": "2.5"},
+        "asgi": {},
         "http_version": "1.1",
         "server": None,
         "client": None,
@@ -47,6 +49,7 @@ def build_scope(service: Service, head: RequestHead, client: Address | None, ser
     """
     template = service.scope_template
     scope = template.copy()
+    scope["asgi"] = service.asgi.copy()
     scope["extensions"] = service.extensions.copy()
     if not head.http11:
         scope["http_version"] = "1.0"

@@ -43,6 +43,7 @@ class Service:
         self.parser: Final = HeadParser(limits)
         self.head_writer: Final = head_writer
         self.scope_template: dict[str, Any] = {}
+        self.asgi: dict[str, str] = {}
         self.extensions: dict[str, Any] = {}
         self.state: dict[str, Any] | None = None
         self.root_path = ""
