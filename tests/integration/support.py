@@ -48,6 +48,11 @@ _ANNOUNCEMENT: Final = re.compile(r"\bon https?://(?:\[[^\]]*\]|[^\s:]*):(\d+)")
 _ALARM: Final = re.compile(
     r"Traceback \(most recent call last\)|was never retrieved|was never awaited|Task was destroyed"
 )
+# Where a log record begins; a traceback, with all that is chained to it, belongs to the record above it.
+_RECORD_START: Final = re.compile(
+    r"^(?=(?:DEBUG|INFO|WARNING|ERROR|CRITICAL|TRACE):|.*(?:was never retrieved|was never awaited|Task was destroyed))",
+    re.M,
+)
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _STATUS_LINE: Final = re.compile(rb"(HTTP/1\.[01]) ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
@@ -213,11 +218,9 @@ class Program:
 
     def check_log(self) -> None:
         """Fail if the output holds a traceback or a lost task that no test announced."""
-        text = self.output.text("stderr") + self.output.text("stdout")
-        alarms = [match.start() for match in _ALARM.finditer(text)]
-        for start, end in itertools.pairwise([*alarms, len(text)]):
-            part = text[start:end]
-            assert any(marker in part for marker in self._announced_errors), f"unexpected in the log:\n{part}"
+        for record in _RECORD_START.split(self.output.text("stderr") + self.output.text("stdout")):
+            if _ALARM.search(record):
+                assert any(marker in record for marker in self._announced_errors), f"unexpected in the log:\n{record}"
 
 
 class Server(Program):

@@ -67,7 +67,7 @@ def others_are_served(server: Server) -> None:
 def settled_progress(server: Server, *keys: str) -> int:
     """How far these streams got together, once they get no further."""
     last = -1
-    while (now := sum(server.request(f"/progress?{key}").value() for key in keys)) != last:
+    while (now := sum(int(server.request(f"/progress?{key}").value()) for key in keys)) != last:
         last = now
         threading.Event().wait(0.2)  # standing still is only seen by looking twice
     return now
