@@ -66,6 +66,14 @@ class Acceptor(Source):
             self.accepting = False
             self.poller.remove_listener(self.fd)
 
+    def empty(self) -> None:
+        """Take all that waits in the queue: closing the listener would reset it."""
+        self.burst = MOST_PER_TURN
+        before: i64 = -1
+        while self.accepting and self.service.accepted != before:
+            before = self.service.accepted
+            self.on_ready(READABLE)
+
     def on_deadline(self) -> None:
         pass  # listeners have none
 
@@ -87,6 +95,7 @@ class Acceptor(Source):
                     self.pause(error)
                 return
             taken += 1
+            self.service.accepted += 1
             self.take(fd, address)
         if self.burst < MOST_PER_TURN:
             self.burst += 1

@@ -50,6 +50,8 @@ LOW_WATER: Final[i64] = 16384
 CORK_SIZE: Final[i64] = 65536
 # Body that an application left unread: up to this it is read and dropped, so that the connection can go on.
 DISCARD_SIZE: Final[i64] = 262144
+# A connection that got its last answer within so many ticks may well have a request on the way.
+RECENT: Final[i64] = 4
 LINGER_SIZE: Final[i64] = 1048576
 # A piece of a file sent in one go before others get their turn.
 FILE_TURN: Final[i64] = 1048576
@@ -65,12 +67,13 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, zero secon
 class Timeouts:
     """In ticks of the sweep (deadlines.py); 0 means none."""
 
-    def __init__(self, head: i64, body: i64, keep_alive: i64, send: i64, linger: i64) -> None:
+    def __init__(self, head: i64, body: i64, keep_alive: i64, send: i64, linger: i64, farewell: i64) -> None:
         self.head: Final[i64] = head
         self.body: Final[i64] = body
         self.keep_alive: Final[i64] = keep_alive
         self.send: Final[i64] = send
         self.linger: Final[i64] = linger
+        self.farewell: Final[i64] = farewell
 
 
 @mypyc_attr(native_class=True)
@@ -119,7 +122,7 @@ class Connection(Wire, Source):
         """
         self.service.connections += 1
         self.poller.add(self.fd, self)
-        self.poller.deadlines.set(self.fd, self.timeouts.head)
+        self.poller.deadlines.set(self.fd, self.timeouts.farewell if self.service.draining else self.timeouts.head)
         self.on_ready(READABLE)
         if self.state != CLOSED:
             self.poller.watch(self.fd)
@@ -151,7 +154,7 @@ class Connection(Wire, Source):
 
     def on_deadline(self) -> None:
         """What the connection waited for did not come in time."""
-        if self.state == IDLE or self.state == LINGERING:
+        if self.state == IDLE or self.state == LINGERING or (self.state == NEW and self.service.draining):
             self.close()
         elif self.blocked:
             self.abort()
@@ -175,7 +178,8 @@ class Connection(Wire, Source):
     def wants_input(self) -> bool:
         exchange = self.exchange
         if exchange is None:
-            return self.state != CLOSED and not self.close_when_sent
+            # A client that asks on without taking its answers is not listened to until it has.
+            return self.state != CLOSED and not self.close_when_sent and self.unsent <= HIGH_WATER
         # While a response is pending nothing of the next request is read: pipelining costs the client, not the server.
         return not exchange.body_complete and self.buffered < HIGH_WATER
 
@@ -291,7 +295,7 @@ class Connection(Wire, Source):
         while True:
             exchange = self.exchange
             if exchange is None:
-                if self.close_when_sent or self.state >= LINGERING:
+                if self.close_when_sent or self.state >= LINGERING or self.unsent > HIGH_WATER:
                     break
                 if parser.state != COMPLETE:
                     event = parser.next_event()
@@ -449,8 +453,18 @@ class Connection(Wire, Source):
         return f"{client[0]}:{client[1]}" if client is not None else ""
 
     def drain(self) -> None:
-        """The worker stops: close if nothing is under way. What runs is answered with Connection: close."""
-        if self.exchange is None and (self.state == IDLE or self.state == NEW) and not self.blocked:
+        """The worker stops. What runs is answered with Connection: close; a connection without a request is closed.
+
+        But not at once if it was busy a moment ago, or is new: its next request may be on the way, and would be lost. It
+        gets a moment to arrive.
+        """
+        if self.exchange is not None or self.blocked or (self.state != IDLE and self.state != NEW):
+            return
+        timeout = self.timeouts.keep_alive if self.state == IDLE else self.timeouts.head
+        deadlines = self.poller.deadlines
+        if timeout == NEVER or deadlines.elapsed(self.fd, timeout) <= RECENT:
+            deadlines.set(self.fd, self.timeouts.farewell)
+        else:
             self.close()
 
     # -- Writing ------------------------------------------------------------------------------------------------------
@@ -566,6 +580,7 @@ class Connection(Wire, Source):
         exchange = self.exchange
         if exchange is None:
             self.poller.deadlines.set(self.fd, self.timeouts.keep_alive)
+            self.poller.again(self)
             return
         self.poller.deadlines.set(self.fd, NEVER)
         exchange.wake_drained()

@@ -47,6 +47,10 @@ class Deadlines:
             self.at = append(self.at, NEVER)
         self.at[fd] = self.now + ticks if ticks != NEVER else NEVER
 
+    def elapsed(self, fd: i64, ticks: i64) -> i64:
+        """How many ticks ago the deadline of `fd` was set, if it was set to `ticks`."""
+        return self.now + ticks - self.at[fd]
+
     def keep_running(self) -> None:
         """Sweep from now on, until stop()."""
         if self.timer is None:

@@ -3,7 +3,8 @@
 A worker process runs one; a program may run its own inside a loop that it owns (embedding). It takes no signal handlers.
 
 The stop, in phases (each begins when the one before has nothing left to do, or its time is over):
-1. no connection is taken any more, idle ones are closed; responses say Connection: close;
+1. responses say Connection: close, idle connections are closed; then what waits in the listeners' queues is taken, and
+   the listeners are closed;
 2. applications that wait for their clients are told http.disconnect;
 3. at timeout_graceful_shutdown, or when escalated, what still runs is cancelled;
 4. lifespan shutdown, always, on a budget of its own.
@@ -40,6 +41,8 @@ logger = logging.getLogger("ladybug.error")
 
 # How long a refused client may go on sending before its connection is closed under it, in seconds.
 LINGER = 2.0
+# How long a connection that was busy a moment ago may take to send its next request to a server that stops, in seconds.
+FAREWELL = 0.25
 # How long applications get between being told http.disconnect and, at the deadline, after being cancelled, in seconds.
 CANCEL_GRACE = 1.0
 
@@ -139,7 +142,7 @@ class Server:
         """Serve until shutdown() and all that it entails is over.
 
         Args:
-            sockets: listening sockets to use; they are not closed. None: open what config says, and close it at the end.
+            sockets: listening sockets to use; they are closed when the stop begins. None: open what config says.
 
         Raises StartupError when the application cannot be imported or started, or an address cannot be bound.
         """
@@ -224,6 +227,7 @@ class Server:
             ticks(config.timeout_keep_alive),
             ticks(config.timeout_send),
             ticks(LINGER),
+            ticks(FAREWELL),
         )
         poller = make_poller(service, config.poller, free_selector(loop))
         self._service, self._poller, self.sockets = service, poller, list(listeners)
@@ -250,12 +254,14 @@ class Server:
         service, poller = self._service, self._poller
         assert service is not None and poller is not None
         poller.drain()  # what has arrived by now was sent to a server that was not stopping
-        for acceptor in self._acceptors:
-            acceptor.stop()
         service.draining = True
         for connection in self._open_connections():
             connection.drain()
-        if await self._settle(0.0):
+        for acceptor in self._acceptors:
+            acceptor.empty()
+        quiet = await self._settle(2 * FAREWELL)
+        self._close_listeners()
+        if quiet and await self._settle(2 * FAREWELL if service.connections else 0):
             return
         logger.info("Waiting for %d connections and %d requests to finish.", service.connections, service.in_flight)
         for exchange in self._running():
@@ -301,6 +307,15 @@ class Server:
         assert self._service is not None
         return list(self._service.running)
 
+    def _close_listeners(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.empty()
+            acceptor.stop()
+        self._acceptors = []
+        for listener in self.sockets:
+            listener.close()
+        self.sockets = []
+
     def _close(self) -> None:
         for acceptor in self._acceptors:
             acceptor.stop()
@@ -311,7 +326,6 @@ class Server:
             self._poller.close()
         if self._service is not None:
             self._service.end_turn()
-        self.sockets = []
 
 
 class ServerEnd:

@@ -52,6 +52,7 @@ class Service:
         self.limit_requests: i64 = 0  # 0: none
         self.draining = False  # responses say Connection: close
         # Counters, since the worker began or as of now.
+        self.accepted: i64 = 0
         self.requests: i64 = 0
         self.connections: i64 = 0
         self.in_flight: i64 = 0
