@@ -126,8 +126,14 @@ async def fail() -> None:
     raise RuntimeError("failed on purpose")
 
 
+async def add_header(response: Response[Any]) -> Response[Any]:
+    response.headers["x-middleware"] = "was here"
+    return response
+
+
 app = Litestar(
     [json, thread, query, echo, raw, upload, stream, events, endless, file, background, fail],
     lifespan=[lifespan],
+    after_request=add_header,
     request_max_body_size=None,
 )
