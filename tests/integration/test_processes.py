@@ -323,8 +323,8 @@ def test_a_worker_whose_event_loop_is_ended_by_the_application_is_replaced(contr
     with fleet(control, workers=1) as server, server.connect() as client:
         (old,) = workers_of(server).values()
         client.send(request_bytes("/leave"))
-        server.output.wait_for(r"Worker 1 ends, because its event loop did: SystemExit\(7\)")
-        server.permit_error("SystemExit")
+        server.output.wait_for(r"Worker 1 ends, because its event loop did: RuntimeError")
+        server.permit_error("Event loop stopped")
         new = await_successor(server, 1, old)
         assert server.request("/").value() == new
 

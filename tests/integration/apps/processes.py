@@ -106,9 +106,9 @@ async def spin(scope: Scope, send: Send) -> None:
 
 
 async def leave(scope: Scope, send: Send) -> None:
-    """Raise through the event loop, with a thread left behind that does not end."""
+    """Stop the event loop, with a thread left behind that does not end."""
     threading.Thread(target=time.sleep, args=(FOR_EVER,)).start()
-    sys.exit(7)
+    asyncio.get_running_loop().stop()
 
 
 async def thread(scope: Scope, send: Send) -> None:
