@@ -37,7 +37,6 @@ check: $(COMPILED)/.ready
 	$(COMPILED)/bin/ruff format --check .
 	$(COMPILED)/bin/ruff check .
 	$(COMPILED)/bin/mypy
-	$(COMPILED)/bin/python scripts/settings_manual.py --check
 
 format: $(COMPILED)/.ready
 	$(COMPILED)/bin/ruff format .
