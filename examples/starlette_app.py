@@ -2,7 +2,7 @@
 
     ladybug --app-dir examples starlette_app:app
     curl -N localhost:8000/events              one event a second until you press Ctrl+C
-    curl localhost:8000/table.csv?rows=1000000 | tail -1
+    curl 'localhost:8000/table.csv?rows=1000000' | tail -1
     curl localhost:8000/source
 
 What it shows: a response that has no end, and how it takes part in a graceful stop; a response of any size in constant
