@@ -5,6 +5,7 @@ Time is the subject here, so these tests take it: each timeout is one second, an
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -62,14 +63,33 @@ def test_a_silent_connection_is_ended(client: Client) -> None:
     assert client.ended == "closed"
 
 
-@pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: 1", b"\r\n"])
-def test_a_head_that_does_not_end_is_408(client: Client, part: bytes) -> None:
+def expect_408_of_each(server: Server, beginnings: list[bytes]) -> None:
+    """Clients side by side, one for each beginning of a request; all of them are timed out."""
     watch = Stopwatch()
-    client.send(part)
-    response = client.read_response()
-    watch.check()
-    assert (response.status, response.closes) == (408, True)
-    client.expect_end()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in beginnings]
+        for client, beginning in zip(clients, beginnings, strict=True):
+            client.send(beginning)
+        for client, beginning in zip(clients, beginnings, strict=True):
+            response = client.read_response()
+            watch.check()
+            assert (response.status, response.closes) == (408, True), beginning
+            client.expect_end()
+
+
+def test_a_head_that_does_not_end_is_408(server: Server) -> None:
+    expect_408_of_each(
+        server,
+        [
+            b"G",
+            b"GET / HTTP/1.1",
+            b"GET / HTTP/1.1\r\n",
+            b"GET / HTTP/1.1\r\nHost: a",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r",
+            b"\r\n",
+        ],
+    )
 
 
 def test_a_head_that_dribbles_is_408(client: Client) -> None:
@@ -123,23 +143,22 @@ def test_each_request_gives_an_idle_connection_its_time_again(client: Client) ->
 # -- the body
 
 
-@pytest.mark.parametrize(
-    ("headers", "part"),
-    [
-        (["Content-Length: 10"], b""),
-        (["Content-Length: 10"], b"12345"),
-        (["Transfer-Encoding: chunked"], b""),
-        (["Transfer-Encoding: chunked"], b"a\r\n12345"),
-        (["Transfer-Encoding: chunked"], b"5\r\n12345\r\n0\r\n"),
-    ],
-)
-def test_a_body_that_stalls_is_408(client: Client, headers: list[str], part: bytes) -> None:
-    watch = Stopwatch()
-    client.send(request_bytes("/counted", method="POST", headers=headers) + part)
-    response = client.read_response()
-    watch.check()
-    assert (response.status, response.closes) == (408, True)
-    client.expect_end()
+def test_a_body_that_stalls_is_408(server: Server) -> None:
+    by_length = request_bytes("/counted", method="POST", headers=["Content-Length: 10"])
+    chunked = request_bytes("/counted", method="POST", headers=["Transfer-Encoding: chunked"])
+    expect_408_of_each(
+        server,
+        [
+            by_length,
+            by_length + b"12345",
+            chunked,
+            chunked + b"a",
+            chunked + b"a\r\n12345",
+            chunked + b"5\r\n12345\r\n",
+            chunked + b"5\r\n12345\r\n0\r\n",
+            chunked + b"5\r\n12345\r\n0\r\nX: 1",
+        ],
+    )
 
 
 def test_a_body_that_stalls_is_a_disconnect_for_the_application(server: Server, client: Client) -> None:
@@ -216,9 +235,12 @@ def test_a_client_that_reads_slowly_is_served(server: Server) -> None:
     assert server.read_note(key)["oserror"]
 
 
-def test_an_application_may_think_for_as_long_as_it_likes(client: Client) -> None:
-    assert client.request("/slow").body == b"thought"
-    assert client.request("/slow_stream").body == b"onetwo"
+def test_an_application_may_think_for_as_long_as_it_likes(server: Server, client: Client) -> None:
+    with server.connect() as other:
+        client.send(request_bytes("/slow"))
+        other.send(request_bytes("/slow_stream"))
+        assert client.read_response().body == b"thought"
+        assert other.read_response().body == b"onetwo"
 
 
 # -- off
