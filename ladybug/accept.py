@@ -74,6 +74,9 @@ class Acceptor(Source):
             before = self.service.accepted
             self.on_ready(READABLE)
 
+    def run(self) -> None:
+        pass
+
     def on_deadline(self) -> None:
         pass  # listeners have none
 

@@ -109,7 +109,9 @@ class Connection(Wire, Source):
         self.discarded: i64 = 0  # bytes read only to be dropped
         self.readable = True  # the socket may hold bytes; told once, so it must be remembered
         self.peer_closed = False  # the client will send no more
+        self.scope: dict[str, Any] | None = None  # of an exchange that is yet to be started
         self.advancing = False
+        self.running = False
         self.paused = False  # the poller was asked not to tell of readability
         self.close_when_sent = False
         self.head_started = False
@@ -171,6 +173,7 @@ class Connection(Wire, Source):
 
     def on_fault(self) -> None:
         self.advancing = False
+        self.running = False
         self.abort()
 
     # -- Reading ----------------------------------------------------------------------------------------------------
@@ -386,8 +389,34 @@ class Connection(Wire, Source):
             self.poller.deadlines.set(self.fd, NEVER)
         else:
             self.poller.deadlines.set(self.fd, self.timeouts.body)
+        service.in_flight += 1
         self.exchange = exchange
-        exchange.start(scope)
+        self.scope = scope
+        if not self.running:
+            self.poller.run_soon(self)
+
+    def run(self) -> None:
+        """Call the application for the request that was read, and for those pipelined behind it as they complete."""
+        self.running = True
+        self.advancing = True
+        while True:
+            exchange = self.exchange
+            scope = self.scope
+            self.scope = None
+            if exchange is None or scope is None:
+                break
+            exchange.start(scope)
+            if self.exchange is not None:
+                break
+            self.advancing = False
+            self.advance()
+            self.advancing = True
+        self.running = False
+        self.advancing = False
+        if self.service.cork_owner is self:
+            self.flush()
+        if self.readable and self.state != CLOSED:
+            self.read()
 
     def exchange_complete(self, persist: bool) -> None:
         self.exchange = None
@@ -423,6 +452,9 @@ class Connection(Wire, Source):
             self.exchange = None
             begun = exchange.status != 0
             exchange.disconnect()
+            if self.scope is not None:
+                self.scope = None
+                exchange.finish()
             if begun:
                 self.abort()
                 return
@@ -671,6 +703,9 @@ class Connection(Wire, Source):
         self.close()
         if exchange is not None:
             exchange.disconnect()
+            if self.scope is not None:  # its application was not called yet, and will not be
+                self.scope = None
+                exchange.finish()
 
     def abort(self) -> None:
         """Close with a reset, so that the client cannot take what it has for the whole."""

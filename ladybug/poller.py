@@ -43,6 +43,10 @@ class Source:
     def on_deadline(self) -> None:
         raise NotImplementedError
 
+    def run(self) -> None:
+        """What run_soon() asked for."""
+        raise NotImplementedError
+
     def on_fault(self) -> None:
         """on_ready() raised, which it never should."""
         raise NotImplementedError
@@ -57,6 +61,7 @@ class Poller:
         self.loop: Final = service.loop
         self.sources: list[Source | None] = []
         self.count: i64 = 0
+        self.runnable: list[Source] = []
         self.leftovers: list[Source] = []
         self.leftovers_scheduled = False
         self.tells_end = False  # a source hears PEER_CLOSED without reading
@@ -80,6 +85,15 @@ class Poller:
         self.count -= 1
         if self.count == 0:
             self.deadlines.stop()
+
+    def run_soon(self, source: Source) -> None:
+        """Have source.run() called at the end of this turn, when everything that is ready has been read.
+
+        First all reads, then all applications: each code stays in the processor's caches while it works through a
+        batch. And applications that use threads do not lose the interpreter's lock to them at every read that follows:
+        with asyncio.to_thread that is a third more requests.
+        """
+        self.runnable.append(source)
 
     def again(self, source: Source) -> None:
         """Give `source` another turn, with an empty mask, once the others have had theirs."""
@@ -149,6 +163,18 @@ class Poller:
         self.end_turn()
 
     def end_turn(self) -> None:
+        """Run what was read, then send and log what is left. Running may make more runnable, at the end of the list."""
+        runnable = self.runnable
+        i: i64 = 0
+        while i < len(runnable):
+            source = runnable[i]
+            i += 1
+            try:
+                source.run()
+            except Exception:
+                self.fault(source)
+        if i > 0:
+            runnable.clear()
         self.service.in_turn = False
         self.service.end_turn()
 
@@ -231,8 +257,7 @@ class EpollPoller(Poller):
                     listener.on_ready(READABLE)
                 except Exception:
                     self.fault(listener)
-        service.in_turn = False
-        service.end_turn()
+        self.end_turn()
         return foreign
 
 

@@ -89,7 +89,6 @@ class HttpExchange:
     def start(self, scope: dict[str, Any]) -> None:
         """Call the application; most return before this does."""
         service = self.service
-        service.in_flight += 1
         coroutine = RUN_APP(service.app, scope, self.receive, self.send, self)
         if EAGER:
             self.task = TASK(coroutine, loop=service.loop, eager_start=True)
@@ -202,14 +201,14 @@ class HttpExchange:
                     more = False
                     self.body_delivered = True
             return {"type": "http.request", "body": content, "more_body": more}
+        if self.body_complete and not self.body_delivered and self.state != COMPLETE:
+            self.body_delivered = True
+            return {"type": "http.request", "body": b"", "more_body": False}
         if self.disconnected or self.state == COMPLETE:
             # From here on a send() raises, even where the client has only closed its half of the connection: what the
             # application was told must stay true.
             self.told = self.half_closed
             return {"type": "http.disconnect"}
-        if self.body_complete and not self.body_delivered:
-            self.body_delivered = True
-            return {"type": "http.request", "body": b"", "more_body": False}
         return None
 
     def begin_wait(self) -> "asyncio.Future[None]":
