@@ -159,11 +159,10 @@ def test_chunks_over_the_limit_are_413(server: Server, client: Client, pieces: l
 
 def test_chunks_over_the_limit_are_a_disconnect_for_the_application(server: Server, client: Client) -> None:
     key = fresh_key()
-    client.send(
-        request_bytes(f"/watched?{key}", method="POST", headers=["Transfer-Encoding: chunked"])
-        + chunk_bytes(b"a" * BODY)
-        + chunk_bytes(b"a")
-    )
+    headers = ["Transfer-Encoding: chunked", "Expect: 100-continue"]
+    client.send(request_bytes(f"/watched?{key}", method="POST", headers=headers))
+    assert client.read_head().status == 100, "the application has begun to read"
+    client.send(chunk_bytes(b"a" * BODY) + chunk_bytes(b"a"))
     seen = server.read_note(key)
     assert seen[-1][0] == "http.disconnect"
     assert all(more for kind, _, more in seen if kind == "http.request"), "the body looked complete"
