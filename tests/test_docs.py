@@ -77,6 +77,30 @@ def test_names_of_files_and_modules_exist(page: Path) -> None:
     assert not missing
 
 
+def members() -> dict[str, set[str]]:
+    """What the classes of the package have, by class: methods, and attributes set on self."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "ladybug").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                names = found.setdefault(node.name, set())
+                for part in ast.walk(node):
+                    if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                        names.add(part.name)
+                    elif isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+                        names.add(part.attr)
+    return found
+
+
+def test_the_path_of_a_request_leads_through_functions_that_exist() -> None:
+    """Every Class.member that ARCHITECTURE.md names."""
+    named = set(re.findall(r"\b(_?[A-Z]\w*)\.([a-z_]\w*)", (ROOT / "ARCHITECTURE.md").read_text()))
+    named = {(owner, name) for owner, name in named if name != "md"}
+    known = members()
+    assert len(named) > 20
+    assert {(owner, name) for owner, name in named if name not in known.get(owner, set())} == set()
+
+
 def commands() -> list[Any]:
     """Every command shown to readers, on a page or in the plate of an example."""
     sources = [(page, line) for page in PAGES for line in blocks_of(page)]
