@@ -73,6 +73,7 @@ class Acceptor(Source):
         while self.accepting and self.service.accepted != before:
             before = self.service.accepted
             self.on_ready(READABLE)
+        self.poller.end_turn()
 
     def run(self) -> None:
         pass

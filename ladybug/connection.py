@@ -421,7 +421,8 @@ class Connection(Wire, Source):
     def exchange_complete(self, persist: bool) -> None:
         self.exchange = None
         parser = self.parser
-        assert parser is not None
+        if parser is None:  # the client was lost while the end of the response was sent
+            return
         if not persist or self.service.draining or parser.remaining > DISCARD_SIZE:
             self.flush()
             self.finish()
@@ -643,6 +644,10 @@ class Connection(Wire, Source):
                     offset += sent
                 if self.blocked:
                     await exchange.begin_wait_drained()
+            if chunked and offset < size and self.exchange is exchange:
+                # The chunk's size was said already: whatever came next would be taken for a part of it.
+                self.abort()
+                raise RuntimeError(f"The file {path} is not as long as it was when its first byte was sent")
             return int(offset)
         finally:
             file.close()
@@ -660,7 +665,7 @@ class Connection(Wire, Source):
                 self.lose()
                 return -1
             # Not every file can be sent from where it lies (some file systems, pipes): copy it through.
-            data = os.pread(source, READ_SIZE, int(offset))
+            data = os.pread(source, int(count if count < READ_SIZE else READ_SIZE), int(offset))
             self.transmit(data, 0)
             sent = len(data)
         return sent if sent > 0 else -1  # 0: the file has become shorter

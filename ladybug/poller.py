@@ -309,7 +309,7 @@ class PortablePoller(Poller):
         self.loop.remove_writer(int(fd))
 
     def add_listener(self, fd: i64, source: Source) -> None:
-        self.loop.add_reader(int(fd), source.on_ready, READABLE)
+        self.loop.add_reader(int(fd), self.on_acceptable, source)
 
     def remove_listener(self, fd: i64) -> None:
         self.loop.remove_reader(int(fd))
@@ -334,6 +334,14 @@ class PortablePoller(Poller):
     def on_writable(self, fd: int) -> None:
         self.service.in_turn = True
         self.dispatch(fd, WRITABLE)
+        self.end_turn()
+
+    def on_acceptable(self, listener: Source) -> None:
+        self.service.in_turn = True
+        try:
+            listener.on_ready(READABLE)
+        except Exception:
+            self.fault(listener)
         self.end_turn()
 
 

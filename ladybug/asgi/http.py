@@ -72,7 +72,8 @@ class HttpExchange:
         self.body_delivered = False  # the application knows
         self.disconnected = False  # receive() says http.disconnect
         self.half_closed = False  # because the client has closed its half of the connection
-        self.told = False  # and the application was told so
+        self.leaving = False  # receive() says http.disconnect behind the body, because the server stops
+        self.told = False  # the application was told http.disconnect before its response was complete
         self.waiters: list[asyncio.Future[None]] | None = None
         self.drain_waiters: list[asyncio.Future[None]] | None = None
         # Response
@@ -141,11 +142,13 @@ class HttpExchange:
         """The client will send no more. It may only have closed its half and still read (RFC 9112 section 9.6), so the
         response goes on; but an application that asks is told that the client is gone, which is nearly always true."""
         self.half_closed = True
-        self.leave()
+        self.disconnected = True
+        self._wake()
 
     def leave(self) -> None:
-        """Tell the application http.disconnect while its response may still be written: the graceful stop."""
-        self.disconnected = True
+        """Tell the application http.disconnect while its response may still be written: the graceful stop. Not before it
+        has its request, all of it: what is under way is to be finished."""
+        self.leaving = True
         self._wake()
 
     def cancel(self) -> None:
@@ -204,10 +207,8 @@ class HttpExchange:
         if self.body_complete and not self.body_delivered and self.state != COMPLETE:
             self.body_delivered = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        if self.disconnected or self.state == COMPLETE:
-            # From here on a send() raises, even where the client has only closed its half of the connection: what the
-            # application was told must stay true.
-            self.told = self.half_closed
+        if self.disconnected or self.state == COMPLETE or (self.leaving and self.body_delivered):
+            self.told = self.state != COMPLETE
             return {"type": "http.disconnect"}
         return None
 
@@ -236,7 +237,8 @@ class HttpExchange:
             return DONE
         kind = message.get("type")
         wire = self.wire
-        if wire is None or self.told:
+        # Also where the client has only closed its half of the connection: what the application was told must stay true.
+        if wire is None or (self.told and self.half_closed):
             raise ClientDisconnected("The client has disconnected")
         if kind == "http.response.body":
             if state == BODY:
@@ -466,16 +468,22 @@ class HttpExchange:
         self.finish()
 
     def app_returned(self) -> bool:
-        """The application returned. If its response is incomplete, answer for it and say so."""
+        """The application returned. If its response is incomplete, answer for it, and say whether that was a mistake: one
+        that was told http.disconnect may return."""
         wire = self.wire
         failed = wire is not None and self.state != COMPLETE
         if wire is not None and failed:
             self._fail(wire)
         self.finish()
-        return failed
+        return failed and not self.told
 
     def _fail(self, wire: Wire) -> None:
         """500 if nothing was said yet; otherwise the client must see that the response is cut short."""
+        if self.told and self.half_closed:
+            self.state = COMPLETE
+            self.wire = None
+            wire.abort()
+            return
         if self.state != START:
             self.state = COMPLETE
             self.wire = None
