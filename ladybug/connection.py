@@ -31,7 +31,7 @@ from ladybug.deadlines import NEVER
 from ladybug.poller import BROKEN, PEER_CLOSED, READABLE, WRITABLE, Poller, Source
 from ladybug.protocol import errors
 from ladybug.protocol.errors import Refusal
-from ladybug.protocol.http1 import COMPLETE, DATA, END, ERROR, NEED_DATA, REQUEST, Http1
+from ladybug.protocol.http1 import COMPLETE, DATA, END, ERROR, HEAD, NEED_DATA, REQUEST, Http1
 
 NEW: Final[i64] = 0
 ACTIVE: Final[i64] = 1
@@ -112,6 +112,7 @@ class Connection(Wire, Source):
         self.scope: dict[str, Any] | None = None  # of an exchange that is yet to be started
         self.advancing = False
         self.running = False
+        self.watched = False  # registered with the poller
         self.paused = False  # the poller was asked not to tell of readability
         self.close_when_sent = False
         self.head_started = False
@@ -126,12 +127,19 @@ class Connection(Wire, Source):
         self.poller.add(self.fd, self)
         self.poller.deadlines.set(self.fd, self.timeouts.farewell if self.service.draining else self.timeouts.head)
         self.on_ready(READABLE)
-        if self.state != CLOSED:
-            self.poller.watch(self.fd)
-            if self.paused:
-                self.poller.pause_reading(self.fd)
-            if self.blocked:
-                self.poller.want_writable(self.fd, True)
+        if self.scope is None:  # else when its application has run
+            self.watch()
+
+    def watch(self) -> None:
+        """Register with the poller, unless the connection is over already."""
+        if self.watched or self.state == CLOSED:
+            return
+        self.watched = True
+        self.poller.watch(self.fd)
+        if self.paused:
+            self.poller.pause_reading(self.fd)
+        if self.blocked:
+            self.poller.want_writable(self.fd, True)
 
     # -- From the poller --------------------------------------------------------------------------------------------
 
@@ -163,8 +171,8 @@ class Connection(Wire, Source):
         elif self.exchange is not None:
             # RFC 9110 section 15.5.9; the client stopped in the middle of its body.
             self.refuse(errors.REQUEST_TIMEOUT)
-        elif self.parser is not None and self.parser.state == COMPLETE:
-            self.close()
+        elif self.parser is not None and self.parser.state != HEAD:
+            self.close()  # its request is answered; what is missing is a body that nobody wants
         else:
             self.refuse(errors.REQUEST_TIMEOUT)
         owner = self.service.cork_owner
@@ -301,15 +309,21 @@ class Connection(Wire, Source):
                 if self.close_when_sent or self.state >= LINGERING or self.unsent > HIGH_WATER:
                     break
                 if parser.state != COMPLETE:
+                    discarding = parser.state != HEAD
                     event = parser.next_event()
                     if event == REQUEST:
                         self.begin_exchange(parser)
                         continue
                     if event == NEED_DATA:
-                        self._await_request(parser)
+                        if not discarding:
+                            self._await_request(parser)
                         break
                     if event == ERROR:
-                        self._refuse_parsed(parser)
+                        # The rest of a request that is answered already: there is nothing more to say to it.
+                        if discarding:
+                            self.linger()
+                        else:
+                            self._refuse_parsed(parser)
                         break
                     if event == DATA and not self._discard(parser):
                         break
@@ -415,6 +429,8 @@ class Connection(Wire, Source):
         self.advancing = False
         if self.service.cork_owner is self:
             self.flush()
+        if not self.watched:
+            self.watch()
         if self.readable and self.state != CLOSED:
             self.read()
 

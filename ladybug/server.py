@@ -5,13 +5,13 @@ A worker process runs one; a program may run its own inside a loop that it owns 
 The stop, in phases (each begins when the one before has nothing left to do, or its time is over):
 1. responses say Connection: close, idle connections are closed; then what waits in the listeners' queues is taken, and
    the listeners are closed;
-2. applications that wait for their clients are told http.disconnect;
+2. what runs may finish; streams without a known end are told http.disconnect, the silent ones first, the others when half
+   the time is over. Not before: frameworks cancel a request that is told so, and it would end as an error;
 3. at timeout_graceful_shutdown, or when escalated, what still runs is cancelled;
 4. lifespan shutdown, always, on a budget of its own.
 """
 
 import asyncio
-import gc
 import logging
 import random
 import socket
@@ -43,7 +43,9 @@ logger = logging.getLogger("ladybug.error")
 LINGER = 2.0
 # How long a connection that was busy a moment ago may take to send its next request to a server that stops, in seconds.
 FAREWELL = 0.25
-# How long applications get between being told http.disconnect and, at the deadline, after being cancelled, in seconds.
+# A stream that sent nothing for so long waits for something to happen: it is asked to end at once, in seconds.
+STREAM_SILENCE = 0.5
+# How long applications get at the deadline, after being cancelled, in seconds.
 CANCEL_GRACE = 1.0
 
 
@@ -231,9 +233,6 @@ class Server:
         )
         poller = make_poller(service, config.poller, free_selector(loop))
         self._service, self._poller, self.sockets = service, poller, list(listeners)
-        # What is loaded by now stays: the collector need not look at it again, and forked children share it longer.
-        gc.collect()
-        gc.freeze()
         for listener in listeners:
             listener.setblocking(False)
             acceptor = Acceptor(service, poller, timeouts, listener)
@@ -263,10 +262,10 @@ class Server:
         self._close_listeners()
         if quiet and await self._settle(2 * FAREWELL if service.connections else 0):
             return
-        logger.info("Waiting for %d connections and %d requests to finish.", service.connections, service.in_flight)
-        for exchange in self._running():
-            exchange.leave()
-        if await self._settle(self.config.timeout_graceful_shutdown):
+        logger.info(
+            "Waiting for what runs to finish (connections: %d, requests: %d).", service.connections, service.in_flight
+        )
+        if await self._finish():
             return
         running = self._running()
         if running:
@@ -277,6 +276,22 @@ class Server:
         await self._settle(CANCEL_GRACE)
         for connection in self._open_connections():
             connection.abort()
+
+    async def _finish(self) -> bool:
+        """Let what runs finish within timeout_graceful_shutdown, and end streams; whether all of it did."""
+        clock = asyncio.get_running_loop().time
+        begin = clock()
+        end = begin + self.config.timeout_graceful_shutdown
+        sends: dict[HttpExchange, int] = {}
+        while not await self._settle(min(STREAM_SILENCE, end - clock())):
+            now = clock()
+            if now >= end or self._escalate.is_set():
+                return False
+            for exchange in self._running():
+                if exchange.is_stream() and (now - begin > (end - begin) / 2 or sends.get(exchange) == exchange.sends):
+                    exchange.leave()
+                sends[exchange] = exchange.sends
+        return True
 
     async def _settle(self, seconds: float) -> bool:
         """Wait until nothing is under way, at most so long or until escalated; whether that is so."""

@@ -25,6 +25,7 @@ Rules:
 import asyncio
 import atexit
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -172,6 +173,9 @@ class _Serving:
 
     async def _wait_until_ready(self, server: Server) -> None:
         if await server.started.wait():
+            # What is loaded by now stays: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
             self.ready(server)
 
     # -- what a kind adds

@@ -151,6 +151,10 @@ class HttpExchange:
         self.leaving = True
         self._wake()
 
+    def is_stream(self) -> bool:
+        """Whether a response is under way whose end nobody but the application knows."""
+        return self.state == BODY and (self.framing == BY_CHUNKS or self.framing == BY_CLOSE)
+
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
@@ -364,12 +368,12 @@ class HttpExchange:
                 return DONE
             self._complete(wire)
             return DONE
+        self.sends += 1
         if size > 0:
             # At once, not at the end of the turn: the application may compute for long before it sends again.
             wire.flush()
         if wire.is_congested():
             return awaitables.drained(self)
-        self.sends += 1
         if self.sends % SENDS_PER_TURN == 0:
             return awaitables.yield_once()
         return DONE
