@@ -253,6 +253,15 @@ class _Serving:
         longest = LIFESPAN_SHUTDOWN if number == signal.SIGQUIT else longest_stop(self.config)
         self._end_within(longest + ALARM_MARGIN)
         if self.server is None:
+            self._interrupt_boot(signal.SIGVTALRM, frame)
+
+    def _interrupt_boot(self, number: int, frame: FrameType | None) -> None:
+        """Raise BootInterrupted where Python is; but not inside the import system's own weak reference callbacks, where an
+        exception is printed and lost. Then once more, a millisecond of running later."""
+        if frame is not None and frame.f_globals.get("__name__") == "importlib._bootstrap":
+            signal.signal(signal.SIGVTALRM, self._interrupt_boot)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0.001)
+        elif self.server is None:
             raise BootInterrupted
 
     def _end_within(self, seconds: float) -> None:
