@@ -139,6 +139,7 @@ class _Serving:
         self.is_ready = False
         self.is_stopping = False
         self.is_over = False
+        self._interrupted = False  # a stop came before there was a server to stop
         self._alarm_at: float | None = None
         self._masks = threading.local()  # of signals, while a thread forks
 
@@ -236,6 +237,8 @@ class _Serving:
             loop.add_signal_handler(number, callback)
             signal.signal(number, self._on_signal)
         self.server = server
+        if self._interrupted:
+            self.begin_stop()
 
     def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on the signals do nothing: the stop they ask for is as good as over.
@@ -258,6 +261,7 @@ class _Serving:
     def _interrupt_boot(self, number: int, frame: FrameType | None) -> None:
         """Raise BootInterrupted where Python is; but not inside the import system's own weak reference callbacks, where an
         exception is printed and lost. Then once more, a millisecond of running later."""
+        self._interrupted = True
         if frame is not None and frame.f_globals.get("__name__") == "importlib._bootstrap":
             signal.signal(signal.SIGVTALRM, self._interrupt_boot)
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.001)
