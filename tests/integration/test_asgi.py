@@ -105,6 +105,24 @@ def test_ipv6_addresses_are_plain() -> None:
         assert b"('::1', %d)" % server.port in answer or b"['::1', %d]" % server.port in answer
 
 
+FORWARDED = ["X-Forwarded-For: 6.6.6.6, 192.0.2.1", "X-Forwarded-Proto: https"]
+
+
+def test_a_proxy_on_this_machine_is_believed(client: Client) -> None:
+    scope = client.request("/scope", headers=FORWARDED).value()
+    # The right-most address is the one the proxy saw; what stands before it anybody may have made up.
+    assert (scope["client"][0], scope["scheme"]) == ("192.0.2.1", "https")
+    scope = client.request("/scope").value()
+    assert (tuple(scope["client"]), scope["scheme"]) == (client.socket.getsockname(), "http")
+
+
+@pytest.mark.parametrize("options", [("--no-proxy-headers",), ("--forwarded-allow-ips", "10.0.0.0/8")])
+def test_a_proxy_nobody_trusts_is_not_believed(options: tuple[str, ...]) -> None:
+    with serve("asgi:app", *options) as server, server.connect() as client:
+        scope = client.request("/scope", headers=FORWARDED).value()
+        assert (tuple(scope["client"]), scope["scheme"]) == (client.socket.getsockname(), "http")
+
+
 def test_each_request_has_its_own_copy_of_the_state(client: Client) -> None:
     assert client.request("/change_state").value() == 1
     assert client.request("/state").value() == ["label", "shared"]
@@ -219,10 +237,12 @@ def test_the_application_runs_in_a_task(client: Client) -> None:
     assert client.request("/task").value() == {"task": True, "all": True, "timeout": True}
 
 
-def test_requests_do_not_share_a_context(server: Server, client: Client) -> None:
-    client.send(request_bytes("/leak_context") * 5)
+@pytest.mark.parametrize("key", ["now", "later", "longer"])
+def test_requests_do_not_share_a_context(server: Server, client: Client, key: str) -> None:
+    client.send(request_bytes(f"/leak_context?{key}") * 5)
     assert [client.read_response().body for _ in range(5)] == [b"clean"] * 5
-    assert server.request("/leak_context").body == b"clean"
+    assert client.request(f"/leak_context?{key}").body == b"clean"
+    assert server.request(f"/leak_context?{key}").body == b"clean"
 
 
 # -- around the end of a response

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.accepted import ACCEPTED
 from tests.corpus.feeding import FEEDINGS, Feeding, cuts, whole
 from tests.corpus.refused import REFUSED, Refused
 from tests.integration.apps.corpus import COUNTS
-from tests.integration.support import MIB, Client, Server, Truncated, chunk_bytes, request_bytes, serve
+from tests.integration.support import DEADLINE, MIB, Client, Server, Truncated, chunk_bytes, request_bytes, serve
 
 SMALL = [case for case in REFUSED if len(case.raw) < 1000]
 
@@ -65,6 +66,50 @@ def test_a_bad_request_behind_a_good_one_is_refused_after_its_answer(server: Ser
     good = request_bytes("/fine")
     behind = Refused(case.name, good + case.raw, case.statuses, case.rule, case.in_body, case.before + 1)
     check_refused(server, behind, [behind.raw])
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A request of the corpus with a few bytes deleted, replaced, inserted or doubled."""
+    raw = draw(
+        st.sampled_from([*(case.raw for case in SMALL), *(case.raw for case in ACCEPTED if len(case.raw) < 1000)])
+    )
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(raw)))
+        cut = draw(st.integers(0, 3))
+        raw = raw[:at] + draw(st.one_of(st.binary(max_size=3), st.sampled_from(SPICE))) + raw[at + cut :]
+    return raw
+
+
+SPICE = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\x00",
+    b" ",
+    b"\t",
+    b":",
+    b"0",
+    b"Content-Length: 1\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damaged())
+def test_a_damaged_request_is_answered_or_refused_and_breaks_nothing(server: Server, raw: bytes) -> None:
+    with server.connect() as client:
+        client.feed([raw])
+        client.half_close()
+        # Whatever was left of the requests in it: well-formed answers, and then the end.
+        while client.readable(DEADLINE) and not client.ended:
+            try:
+                response = client.read_response("HEAD" if raw.lstrip().startswith(b"HEAD") else "GET")
+            except Truncated as cut:
+                assert cut.response is None, f"an answer broke off: {cut.response}"
+                break
+            assert response.status in (200, 400, 405, 408, 413, 414, 417, 431, 501, 505)
+    assert server.process.poll() is None
 
 
 def test_a_refusal_is_not_lost_to_a_client_that_goes_on_sending(client: Client) -> None:
