@@ -100,7 +100,8 @@ class Poller:
         self.leftovers.append(source)
         if not self.leftovers_scheduled:
             self.leftovers_scheduled = True
-            self.loop.call_soon(self.serve_leftovers)
+            # Not in the context of whoever asks: that may be an application's, and requests begun there would inherit it.
+            self.loop.call_soon(self.serve_leftovers, context=self.service.context)
 
     # -- What differs ---------------------------------------------------------------------------------------------------
 

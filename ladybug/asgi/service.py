@@ -5,6 +5,7 @@ them; nothing here is locked or shared between processes). Wire is the floor bel
 """
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Final
 
 from librt.strings import BytesWriter
@@ -42,6 +43,7 @@ class Service:
         self.limits: Final = limits
         self.parser: Final = HeadParser(limits)
         self.head_writer: Final = head_writer
+        self.context: Final = copy_context()  # in which requests begin
         self.scope_template: dict[str, Any] = {}
         self.asgi: dict[str, str] = {}
         self.extensions: dict[str, Any] = {}
