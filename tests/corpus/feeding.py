@@ -39,3 +39,11 @@ def cuts(raw: bytes) -> st.SearchStrategy[list[bytes]]:
 
 
 FEEDINGS: tuple[Feeding, ...] = (whole, byte_by_byte, at_random)
+
+# Beyond this many bytes a request is large to be large, and fed whole: no rule in it depends on where it is cut.
+LARGE = 12_000
+
+
+def feedings(raw: bytes) -> tuple[Feeding, ...]:
+    """The feedings worth trying for these bytes."""
+    return (whole,) if len(raw) > LARGE else FEEDINGS

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.corpus.accepted import ACCEPTED, Accepted
-from tests.corpus.feeding import FEEDINGS, Feeding, cuts, whole
+from tests.corpus.feeding import Feeding, cuts, feedings
 from tests.integration.support import Client, Server, fresh_key, request_bytes, serve
 
 
@@ -38,13 +38,13 @@ def check_accepted(corpus: Server, case: Accepted, pieces: list[bytes]) -> None:
         client.expect_end()
 
 
-@pytest.mark.parametrize("feeding", FEEDINGS, ids=lambda feeding: feeding.__name__)
-@pytest.mark.parametrize("case", ACCEPTED, ids=str)
+@pytest.mark.parametrize(
+    ("case", "feeding"),
+    [pytest.param(case, feed, id=f"{case}-{feed.__name__}") for case in ACCEPTED for feed in feedings(case.raw)],
+)
 def test_a_good_request_reaches_the_application_as_it_was_sent(
     corpus: Server, case: Accepted, feeding: Feeding
 ) -> None:
-    if feeding is not whole and len(case.raw) > 12_000:
-        pytest.skip("tens of thousands of pieces, and no rule that depends on them")
     check_accepted(corpus, case, feeding(case.raw))
 
 
