@@ -164,10 +164,10 @@ class Connection(Wire, Source):
 
     def on_deadline(self) -> None:
         """What the connection waited for did not come in time."""
-        if self.state == IDLE or self.state == LINGERING or (self.state == NEW and self.service.draining):
-            self.close()
-        elif self.blocked:
+        if self.blocked:
             self.abort()
+        elif self.state == IDLE or self.state == LINGERING or (self.state == NEW and self.service.draining):
+            self.close()
         elif self.exchange is not None:
             # RFC 9110 section 15.5.9; the client stopped in the middle of its body.
             self.refuse(errors.REQUEST_TIMEOUT)
@@ -225,9 +225,9 @@ class Connection(Wire, Source):
         exchange = self.exchange
         if exchange is None:
             return
-        if not exchange.body_complete and not self.blocked and not self.wants_input():
+        if not exchange.body_complete and not self.wants_input():
             # The next move is the application's: the client is not late.
-            self.poller.deadlines.set(self.fd, NEVER)
+            self.set_deadline(NEVER)
         if self.readable:
             self._watch_for_end(exchange)
 
@@ -262,9 +262,10 @@ class Connection(Wire, Source):
                 self.poller.pause_reading(self.fd)
                 return
             self.peer_closed = True
-        if exchange.body_complete and not exchange.disconnected:
+        if not self.paused:
             self.paused = True
             self.poller.pause_reading(self.fd)
+        if exchange.body_complete and not exchange.disconnected:
             exchange.half_close()
 
     def resume_reading(self) -> None:
@@ -276,13 +277,18 @@ class Connection(Wire, Source):
         if self.readable and not self.advancing and self.wants_input():
             self.read()
         exchange = self.exchange
-        if exchange is not None and not exchange.body_complete:
+        if exchange is not None and self.wants_input():
             self._await_body(exchange)
 
     def _await_body(self, exchange: HttpExchange) -> None:
         """The next move is the client's: it has so long for the next byte of its body. Not while it waits for our 100."""
-        if not self.blocked and not exchange.body_complete and not exchange.expect_continue:
-            self.poller.deadlines.set(self.fd, self.timeouts.body)
+        if not exchange.body_complete and not exchange.expect_continue:
+            self.set_deadline(self.timeouts.body)
+
+    def set_deadline(self, ticks: i64) -> None:
+        """The client has so long for what it owes. While it owes us the reading of what is written, nothing else counts."""
+        if not self.blocked:
+            self.poller.deadlines.set(self.fd, ticks)
 
     def on_end_of_input(self) -> None:
         self.readable = False
@@ -338,10 +344,10 @@ class Connection(Wire, Source):
                 self.buffered += len(content)
                 if parser.state == COMPLETE:
                     exchange.body_complete = True
-                    self.poller.deadlines.set(self.fd, NEVER)
+                    self.set_deadline(NEVER)
                 exchange.feed(content)
             elif event == END:
-                self.poller.deadlines.set(self.fd, NEVER)
+                self.set_deadline(NEVER)
                 exchange.feed_end()
             elif event == ERROR:
                 self._refuse_parsed(parser)
@@ -352,17 +358,21 @@ class Connection(Wire, Source):
         self.advancing = False
 
     def _await_request(self, parser: Http1) -> None:
+        if self.paused:
+            self.paused = False
+            self.poller.resume_reading(self.fd)
         if parser.has_input():
             # The clock for a head runs from its first byte; more bytes do not set it back.
             if not self.head_started:
                 self.head_started = True
                 self.state = ACTIVE
-                self.poller.deadlines.set(self.fd, self.timeouts.head)
+                self.set_deadline(self.timeouts.head)
         elif self.state == ACTIVE:
             self.state = IDLE
-            self.poller.deadlines.set(self.fd, self.timeouts.keep_alive)
+            self.head_started = False  # it was an empty line
+            self.set_deadline(self.timeouts.keep_alive)
             if self.service.draining:
-                self.close()
+                self.drain()
 
     def _discard(self, parser: Http1) -> bool:
         """Drop a piece of body nobody wants; False when there is too much of it, and the connection closes."""
@@ -381,13 +391,13 @@ class Connection(Wire, Source):
         self.head_started = False
         self.discarded = 0
         self.buffered = 0
+        if service.requests == service.limit_requests and service.on_request_limit is not None:
+            service.on_request_limit()
         if service.limit_concurrency > 0 and (
             service.connections > service.limit_concurrency or service.in_flight >= service.limit_concurrency
         ):
             self.refuse(errors.SERVICE_UNAVAILABLE)
             return
-        if service.requests == service.limit_requests and service.on_request_limit is not None:
-            service.on_request_limit()
         head = service.parser.head
         if self.server is None:
             self.server = server_address(self.socket)
@@ -398,11 +408,11 @@ class Connection(Wire, Source):
         if parser.state == COMPLETE:
             exchange.body_complete = True
             exchange.expect_continue = False
-            self.poller.deadlines.set(self.fd, NEVER)
+            self.set_deadline(NEVER)
         elif exchange.expect_continue:
-            self.poller.deadlines.set(self.fd, NEVER)
+            self.set_deadline(NEVER)
         else:
-            self.poller.deadlines.set(self.fd, self.timeouts.body)
+            self.set_deadline(self.timeouts.body)
         service.in_flight += 1
         self.exchange = exchange
         self.scope = scope
@@ -444,7 +454,7 @@ class Connection(Wire, Source):
             self.finish()
             return
         if parser.state != COMPLETE:
-            self.poller.deadlines.set(self.fd, self.timeouts.body)
+            self.set_deadline(self.timeouts.body)
         else:
             parser.start_next_cycle()
             if self.advancing and parser.has_input():
@@ -453,12 +463,14 @@ class Connection(Wire, Source):
                     self.flush()
                 return
             self.state = IDLE
-            self.poller.deadlines.set(self.fd, self.timeouts.keep_alive)
+            self.set_deadline(self.timeouts.keep_alive)
         self.flush()
+        if self.state == CLOSED:  # the client was lost while it was sent
+            return
         if self.paused:
             self.paused = False
             self.poller.resume_reading(self.fd)
-        if not self.advancing and (parser.has_input() or self.readable) and self.state != CLOSED:
+        if not self.advancing and (parser.has_input() or self.readable):
             # Not here and now: this is inside the application's send(), in the middle of its task.
             self.poller.again(self)
 
@@ -628,13 +640,25 @@ class Connection(Wire, Source):
             return
         exchange = self.exchange
         if exchange is None:
-            self.poller.deadlines.set(self.fd, self.timeouts.keep_alive)
+            self._await_client()
             self.poller.again(self)
             return
-        self.poller.deadlines.set(self.fd, NEVER)
+        self.set_deadline(NEVER)
         exchange.wake_drained()
-        if exchange.is_waiting():
+        if self.wants_input():
             self._await_body(exchange)
+
+    def _await_client(self) -> None:
+        """The client has taken its responses: the clock for whatever else it owes begins."""
+        parser = self.parser
+        if self.state == IDLE:
+            self.set_deadline(self.timeouts.keep_alive)
+            if self.service.draining:
+                self.drain()
+        elif parser is not None and parser.state == HEAD:
+            self.set_deadline(self.timeouts.head)
+        else:
+            self.set_deadline(self.timeouts.body)
 
     def is_congested(self) -> bool:
         return self.unsent > HIGH_WATER
@@ -705,7 +729,10 @@ class Connection(Wire, Source):
         self.state = LINGERING
         self.close_when_sent = False
         self.discarded = 0
-        self.poller.deadlines.set(self.fd, self.timeouts.linger)
+        if self.blocked:  # by a file that was given up; nothing of it waits
+            self.blocked = False
+            self.poller.want_writable(self.fd, False)
+        self.set_deadline(self.timeouts.linger)
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:

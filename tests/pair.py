@@ -43,9 +43,9 @@ Message = dict[str, Any]
 App = Callable[..., Awaitable[None]]
 
 # Seconds any test may take: only ever spent by a failure.
-DEADLINE = 20.0
-# In ticks; all different, so that a test can tell which of them ran.
-HEAD, BODY, KEEP_ALIVE, SEND, LINGER, FAREWELL = 40, 60, 80, 100, 20, 8
+DEADLINE = 15.0
+# In ticks; all different, so that a test can tell which of them ran, and far too long to come by themselves.
+HEAD, BODY, KEEP_ALIVE, SEND, LINGER, FAREWELL = 400, 600, 800, 1000, 200, 80
 TIMEOUTS = Timeouts(HEAD, BODY, KEEP_ALIVE, SEND, LINGER, FAREWELL)
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -178,54 +178,22 @@ class Truncated(Exception):
     """The connection ended in the middle of a response; .content is what there was of it."""
 
     def __init__(self, content: bytes, reset: bool) -> None:
-        super().__init__(content, reset)
+        super().__init__(len(content), reset)
         self.content = content
         self.reset = reset
 
 
-class Pair:
-    """Both ends of one connection.
+class Client:
+    """The client's end of a connection, which sees every byte.
 
     Args:
-        little_room: whether the kernel's buffers are as small as it allows, so that a few hundred KiB fill them.
-        limits, timeouts: those of the service; the defaults, and TIMEOUTS.
-        started: False to leave begin() to the test.
+        sock: connected, non-blocking.
     """
 
-    def __init__(
-        self,
-        stack: Stack,
-        app: App,
-        log: Records,
-        *,
-        little_room: bool = False,
-        limits: Limits | None = None,
-        timeouts: Timeouts = TIMEOUTS,
-        headers: HeadWriter | None = None,
-        started: bool = True,
-    ) -> None:
-        self.log = log
+    def __init__(self, sock: socket.socket) -> None:
         self.loop = asyncio.get_running_loop()
-        self.access = io.StringIO()
-        self.service = new_service(app, limits, headers)
-        self.service.access = PlainAccessLog(self.access, "INFO:", [str(status) for status in range(1000)])
-        self.poller = stack.new_poller(self.service)
-        self.timeouts = timeouts
-        self.client, accepted = tcp_pair(little_room)
+        self.client = sock
         self.received = b""
-        self.connection = Connection(
-            self.service,
-            self.poller,
-            timeouts,
-            accepted,
-            accepted.fileno(),
-            accepted.getpeername(),
-            accepted.getsockname(),
-        )
-        if started:
-            self.connection.begin()
-
-    # -- The client -----------------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
         await self.loop.sock_sendall(self.client, data)
@@ -306,6 +274,57 @@ class Pair:
         taken, self.received = self.received[:size], self.received[size:]
         return taken
 
+
+class Pair(Client):
+    """Both ends of one connection.
+
+    Args:
+        little_room: whether the kernel's buffers are as small as it allows, so that a few hundred KiB fill them.
+        limits, timeouts: those of the service; the defaults, and TIMEOUTS.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        app: App,
+        log: Records,
+        *,
+        little_room: bool = False,
+        limits: Limits | None = None,
+        timeouts: Timeouts = TIMEOUTS,
+        headers: HeadWriter | None = None,
+    ) -> None:
+        client, accepted = tcp_pair(little_room)
+        super().__init__(client)
+        self.log = log
+        self.access = io.StringIO()
+        self.service = new_service(app, limits, headers)
+        self.service.access = PlainAccessLog(self.access, "INFO:", [str(status) for status in range(1000)])
+        self.poller = stack.new_poller(self.service)
+        self.timeouts = timeouts
+        self.others: list[Client] = []
+        self.connection = self._serve(accepted)
+
+    def _serve(self, accepted: socket.socket) -> Connection:
+        connection = Connection(
+            self.service,
+            self.poller,
+            self.timeouts,
+            accepted,
+            accepted.fileno(),
+            accepted.getpeername(),
+            accepted.getsockname(),
+        )
+        connection.begin()
+        return connection
+
+    def other(self) -> Client:
+        """The client of another connection to the same service."""
+        client, accepted = tcp_pair()
+        self._serve(accepted)
+        self.others.append(Client(client))
+        return self.others[-1]
+
     # -- Time and quiet -------------------------------------------------------------------------------------------------
 
     async def elapse(self, ticks: int) -> None:
@@ -316,6 +335,7 @@ class Pair:
             deadlines.stop()
             if running:
                 deadlines.sweep()
+            await asyncio.sleep(0)
         await self.settle()
 
     async def settle(self) -> None:
@@ -344,11 +364,11 @@ class Pair:
 
     async def leave(self) -> None:
         """The client goes; everything must be gone after it."""
-        self.client.close()
-        await self.until_true(lambda: self.closed and self.service.in_flight == 0)
+        for client in (self, *self.others):
+            client.client.close()
+        await self.until_true(lambda: self.service.connections == 0 and self.service.in_flight == 0)
         await self.settle()
         service = self.service
-        assert service.connections == 0
         assert service.running == set()
         assert len(service.writer) == 0
         assert service.cork_owner is None
@@ -359,10 +379,13 @@ class Pair:
 
     def close(self) -> None:
         """Let go of everything, after a failure too."""
-        self.client.close()
+        for client in (self, *self.others):
+            client.client.close()
         for exchange in list(self.service.running):
             exchange.cancel()
-        self.connection.close()
+        for source in list(self.poller.sources):
+            if isinstance(source, Connection):
+                source.close()
         self.poller.close()
 
 
@@ -387,7 +410,8 @@ def tcp_pair(little_room: bool = False) -> tuple[socket.socket, socket.socket]:
         client.connect(listener.getsockname())
         client.setblocking(False)
         accepted, _ = listener.accept()
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for end in (client, accepted):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         accepted.setblocking(True)  # as the acceptor leaves it
         return client, accepted
 

@@ -127,10 +127,6 @@ class HttpExchange:
         self.body_complete = True
         self._wake()
 
-    def is_waiting(self) -> bool:
-        """Whether the application waits for body that has not come."""
-        return self.waiters is not None and not self.received
-
     def disconnect(self) -> None:
         """The client is gone, or the server takes its leave: no more in either direction."""
         self.disconnected = True
@@ -434,12 +430,18 @@ class HttpExchange:
         wire.flush()
 
     def _complete(self, wire: Wire) -> None:
+        self._end()
+        self._record_access(wire)
+        wire.exchange_complete(self.persist)
+
+    def _end(self) -> None:
+        """Nothing more goes out; whoever still waits in receive() or send() goes on."""
         self.state = COMPLETE
         self.wire = None
-        self._record_access(wire)
         if self.waiters is not None:
             self._wake()
-        wire.exchange_complete(self.persist)
+        if self.drain_waiters is not None:
+            self.wake_drained()
 
     def _record_access(self, wire: Wire) -> None:
         access = self.service.access
@@ -484,13 +486,11 @@ class HttpExchange:
     def _fail(self, wire: Wire) -> None:
         """500 if nothing was said yet; otherwise the client must see that the response is cut short."""
         if self.told and self.half_closed:
-            self.state = COMPLETE
-            self.wire = None
+            self._end()
             wire.abort()
             return
         if self.state != START:
-            self.state = COMPLETE
-            self.wire = None
+            self._end()
             self._record_access(wire)
             if (
                 self.framing == NO_CONTENT

@@ -12,8 +12,12 @@ import pytest
 from ladybug.asgi.awaitables import ClientDisconnected
 from ladybug.connection import Timeouts
 from tests.pair import (
+    FAREWELL,
     GET,
+    HEAD,
     LARGE,
+    LINGER,
+    SEND,
     Message,
     Pair,
     Puppet,
@@ -626,7 +630,7 @@ async def test_the_applications_own_date_and_server(stack: Stack) -> None:
 
 @on_one_stack
 async def test_keep_alive_off_closes_after_each_response(stack: Stack) -> None:
-    async with stack.pair(hello, timeouts=Timeouts(40, 60, 0, 100, 20, 8)) as pair:
+    async with stack.pair(hello, timeouts=Timeouts(HEAD, 0, 0, SEND, LINGER, FAREWELL)) as pair:
         await pair.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n")
         response = await pair.response()
         assert (response.content, response.values(b"connection")) == (b"/a", [b"close"])
@@ -815,6 +819,24 @@ async def test_what_an_application_raises_ends_one_request_only(stack: Stack, er
         await pair.send(GET)
         assert (await pair.response()).status == 500
         await pair.settle()
+        assert len(pair.log.take()) == 1
+
+
+@pytest.mark.parametrize("way", ["raises", "returns"])
+@on_every_stack
+async def test_the_tasks_an_application_leaves_behind_go_on(stack: Stack, way: str) -> None:
+    """One waits in receive(), one in send(): nothing will come, and they must not wait for it for ever."""
+    puppet = Puppet()
+    async with stack.pair(puppet, little_room=True) as pair:
+        await pair.send(GET)
+        call = await puppet.call()
+        await call.receive()
+        await call.start()
+        receiving = await waiting(pair, call.receive())
+        sending = await waiting(pair, call.body(b"x" * LARGE, True))
+        call.raises(Oops()) if way == "raises" else call.returns()
+        assert await receiving == DISCONNECT
+        await sending
         assert len(pair.log.take()) == 1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ladybug.asgi.awaitables import ClientDisconnected
-from tests.pair import GET, LARGE, Call, Pair, Puppet, Stack, Truncated, on_every_stack, on_one_stack
+from tests.pair import GET, LARGE, SEND, Call, Pair, Puppet, Stack, Truncated, on_every_stack, on_one_stack
 
 CONTENT = bytes(range(256)) * 40
 
@@ -318,7 +318,7 @@ async def test_a_stalled_client_is_cut_off(stack: Stack, tmp_path: Path) -> None
         await call.start(headers=length_of(LARGE))
         sending = asyncio.ensure_future(call.send(path_message(str(path))))
         await pair.settle()
-        await pair.elapse(101)
+        await pair.elapse(SEND + 2)
         with pytest.raises(ClientDisconnected):
             await sending
         call.returns()
