@@ -68,12 +68,12 @@ def report(error: BaseException, exchange: "HttpExchange") -> None:
         logger.error("Exception in ASGI application", exc_info=error)
 
 
-def caused_by_disconnect(error: BaseException) -> bool:
-    seen: BaseException | None = error
-    for _ in range(8):
-        if seen is None:
-            return False
-        if isinstance(seen, ClientDisconnected):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+def caused_by_disconnect(error: BaseException | None, depth: int = 8) -> bool:
+    """Whether a ClientDisconnected is at the root of `error`: of all its parts, if it is a group. Chains can be endless."""
+    if error is None or depth == 0:
+        return False
+    if isinstance(error, ClientDisconnected):
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        return all(caused_by_disconnect(part, depth - 1) for part in error.exceptions)
+    return caused_by_disconnect(error.__cause__ or error.__context__, depth - 1)

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 from mypy_extensions import mypyc_attr
 
 MOST_REMEMBERED: Final = 4096
+LONGEST_ADDRESS: Final = 45  # an IPv4-mapped IPv6 address, written out
 
 
 @mypyc_attr(native_class=True)
@@ -44,7 +45,7 @@ class Trust:
         known = self.remembered.get(host)
         if known is None:
             known = self._decide(host)
-            if len(self.remembered) < MOST_REMEMBERED:
+            if len(self.remembered) < MOST_REMEMBERED and len(host) <= LONGEST_ADDRESS:
                 self.remembered[host] = known
         return known
 
@@ -73,10 +74,9 @@ class Trust:
             elif name == b"x-forwarded-for":
                 text: str = value.decode("latin-1")
                 forwarded += [part.strip() for part in text.split(",")]
-        host = self._client(forwarded)
+        host, port = split_port(self._client(forwarded))
         if host:
-            # The proxy knows the client's address, not its port.
-            scope["client"] = split_port(host)
+            scope["client"] = (host, port)
 
     def _client(self, forwarded: list[str]) -> str:
         if self.everybody:

@@ -33,6 +33,7 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._answers: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._question = ""  # that has no answer yet
         self._error: BaseException | None = None
 
     async def startup(self) -> None:
@@ -48,6 +49,7 @@ class Lifespan:
             self.state = state
             logger.info("Application startup complete.")
         elif kind == "lifespan.startup.failed":
+            self.abandon()
             raise StartupError(f"Application startup failed{': ' + text if text else '.'}")
         else:
             self._startup_refused()
@@ -74,6 +76,7 @@ class Lifespan:
         task = self._task
         if task is None:
             return
+        kind = ""
         if not task.done():
             logger.info("Waiting for application shutdown.")
             try:
@@ -87,17 +90,18 @@ class Lifespan:
                 logger.error("Application shutdown failed%s", f": {text}" if text else ".")
             elif kind == "lifespan.shutdown.complete":
                 logger.info("Application shutdown complete.")
-        if self._error is not None:
+        if self._error is not None and kind != "lifespan.shutdown.failed":
             logger.error("Exception in the application's lifespan", exc_info=self._error)
 
     def abandon(self) -> None:
-        """Startup is not waited for any longer: there is nothing to shut down in order."""
+        """Startup failed, or is not waited for any longer: there is nothing to shut down in order."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
     async def _ask(self, question: str) -> tuple[str, str]:
         """Send one message and wait for its answer, or for ("", "") when the call ends without one."""
+        self._question = question
         self._messages.put_nowait({"type": question})
         return await self._answers.get()
 
@@ -113,11 +117,8 @@ class Lifespan:
 
     async def _send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
-        if kind not in (
-            "lifespan.startup.complete",
-            "lifespan.startup.failed",
-            "lifespan.shutdown.complete",
-            "lifespan.shutdown.failed",
-        ):
-            raise RuntimeError(f"Expected an answer to a lifespan event, but got {kind!r}")
+        question = self._question
+        if not question or kind not in (f"{question}.complete", f"{question}.failed"):
+            raise RuntimeError(f"Expected an answer to {question or 'the next lifespan event'}, but got {kind!r}")
+        self._question = ""
         self._answers.put_nowait((kind, message.get("message", "")))

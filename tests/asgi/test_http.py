@@ -560,7 +560,7 @@ LENGTH_2 = [(b"content-length", b"2")]
         ("HEAD 1.0 keep-alive", 200, LENGTH_2, b"content-length: 2\r\n", b"", True),
         ("GET 1.1 close", 200, LENGTH_2, b"content-length: 2\r\n", b"xy", False),
         ("GET 1.1 close", 200, [], b"transfer-encoding: chunked\r\n", b"chunks", False),
-        ("POST 1.1", 205, [], b"transfer-encoding: chunked\r\n", b"chunks", True),
+        ("POST 1.1", 205, [], b"content-length: 0\r\n", b"", True),
     ],
 )
 @on_one_stack
