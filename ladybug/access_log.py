@@ -6,14 +6,16 @@ every record takes the way through `logging`, with the five arguments that uvico
 """
 
 import logging
+import select
 from typing import Any, Final, final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 from ladybug.asgi.service import AccessRecorder
 
 LOGGER: Final = logging.getLogger("ladybug.access")
 VERSIONS: Final = ("1.0", "1.1")
+PIPE_BUF: Final[i64] = select.PIPE_BUF
 
 
 @mypyc_attr(native_class=True)
@@ -33,20 +35,34 @@ class PlainAccessLog(AccessRecorder):
         self.statuses: Final = statuses
         self.lines: list[str] = []
 
-    def record(self, peer: str, method: str, target: bytes, http11: bool, status: int) -> None:
+    def record(self, client: Any, method: str, target: bytes, http11: bool, status: int) -> None:
         version = VERSIONS[1] if http11 else VERSIONS[0]
-        path = target.decode("latin-1")
-        self.lines.append(f'{self.prefix} {peer} - "{method} {path} HTTP/{version}" {self.statuses[status]}\n')
+        self.lines.append(
+            f'{self.prefix} {shown(client)} - "{method} {quoted(target)} HTTP/{version}" {self.statuses[status]}\n'
+        )
 
     def flush(self) -> None:
         lines = self.lines
         if lines:
             self.lines = []
-            try:
-                self.stream.write("".join(lines))
-                self.stream.flush()
-            except (OSError, ValueError):
-                pass  # closed, full or broken: responses must go out all the same
+            # A pipe that several workers share takes up to PIPE_BUF bytes as one; more could be torn apart.
+            batch: list[str] = []
+            size: i64 = 0
+            for line in lines:
+                size += len(line)
+                if size > PIPE_BUF and batch:
+                    self.write("".join(batch))
+                    batch = []
+                    size = len(line)
+                batch.append(line)
+            self.write("".join(batch))
+
+    def write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass  # closed, full or broken: responses must go out all the same
 
 
 @mypyc_attr(native_class=True)
@@ -54,10 +70,20 @@ class PlainAccessLog(AccessRecorder):
 class LoggingAccessLog(AccessRecorder):
     """Hands each response to the logger."""
 
-    def record(self, peer: str, method: str, target: bytes, http11: bool, status: int) -> None:
+    def record(self, client: Any, method: str, target: bytes, http11: bool, status: int) -> None:
         version = VERSIONS[1] if http11 else VERSIONS[0]
-        path = target.decode("latin-1")
-        LOGGER.info('%s - "%s %s HTTP/%s" %d', peer, method, path, version, status)
+        LOGGER.info('%s - "%s %s HTTP/%s" %d', shown(client), method, quoted(target), version, status)
 
     def flush(self) -> None:
         pass
+
+
+def shown(client: Any) -> str:
+    """The scope's client, behind a trusted proxy the one it speaks for; a unix socket's has no address."""
+    return f"{client[0]}:{client[1]}" if client is not None else ""
+
+
+def quoted(target: bytes) -> str:
+    """The target as it came, which is visible ASCII; but a quotation mark must not end the quotation."""
+    text = target.decode("latin-1")
+    return text.replace('"', "%22") if '"' in text else text

@@ -24,13 +24,14 @@ from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
 from ladybug.asgi.awaitables import logger
-from ladybug.asgi.http import HttpExchange
+from ladybug.asgi.http import HttpExchange, target_of
 from ladybug.asgi.scope import Address, build_scope
 from ladybug.asgi.service import Service, Wire
 from ladybug.deadlines import NEVER
 from ladybug.poller import BROKEN, PEER_CLOSED, READABLE, WRITABLE, Poller, Source
 from ladybug.protocol import errors
 from ladybug.protocol.errors import Refusal
+from ladybug.protocol.fields import RequestHead
 from ladybug.protocol.http1 import COMPLETE, DATA, END, ERROR, HEAD, NEED_DATA, REQUEST, Http1
 
 NEW: Final[i64] = 0
@@ -52,7 +53,7 @@ CORK_SIZE: Final[i64] = 65536
 DISCARD_SIZE: Final[i64] = 262144
 # A connection that got its last answer within so many ticks may well have a request on the way.
 RECENT: Final[i64] = 4
-LINGER_SIZE: Final[i64] = 1048576
+LINGER_SIZE: Final[i64] = 67108864
 # A piece of a file sent in one go before others get their turn.
 FILE_TURN: Final[i64] = 1048576
 
@@ -393,12 +394,12 @@ class Connection(Wire, Source):
         self.buffered = 0
         if service.requests == service.limit_requests and service.on_request_limit is not None:
             service.on_request_limit()
+        head = service.parser.head
         if service.limit_concurrency > 0 and (
             service.connections > service.limit_concurrency or service.in_flight >= service.limit_concurrency
         ):
-            self.refuse(errors.SERVICE_UNAVAILABLE)
+            self._refuse_busy(head)
             return
-        head = service.parser.head
         if self.server is None:
             self.server = server_address(self.socket)
         scope = build_scope(service, head, self.client, self.server)
@@ -413,6 +414,7 @@ class Connection(Wire, Source):
             self.set_deadline(NEVER)
         else:
             self.set_deadline(self.timeouts.body)
+        exchange.client = scope["client"]
         service.in_flight += 1
         self.exchange = exchange
         self.scope = scope
@@ -503,6 +505,13 @@ class Connection(Wire, Source):
         writer.write(content)
         self.flush()
         self.finish()
+
+    def _refuse_busy(self, head: RequestHead) -> None:
+        service = self.service
+        logger.warning("Exceeded the concurrency limit of %d.", service.limit_concurrency)
+        if service.access is not None:
+            service.access.record(self.client, head.method, target_of(head.raw_path, head.query), head.http11, 503)
+        self.refuse(errors.SERVICE_UNAVAILABLE)
 
     def _refuse_parsed(self, parser: Http1) -> None:
         refusal = parser.refusal

@@ -161,6 +161,9 @@ def _module_hint(name: str) -> str:
 
 
 def _missing_module(name: str, what: str, missing: str) -> str:
+    if name.partition(":")[0].endswith(".py"):
+        suggestion = name.replace(".py:", ":", 1)
+        return f'Cannot import {what} "{name}": give the module, not its file: "{suggestion}".'
     return (
         f'Cannot import {what} "{name}": there is no module named "{missing}" in {sys.path[0] or Path.cwd()} or the rest'
         " of sys.path. Is it spelled right? If it is in another directory, give --app-dir."

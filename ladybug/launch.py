@@ -4,6 +4,7 @@ The rooms that serve are imported when it is known which of them is needed: a ma
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec
@@ -41,6 +42,7 @@ def serve(config: Config) -> int:
             ' "module:attribute", so that each worker can import it'
         )
     _refuse_recursion()
+    _open_standard_descriptors()
     configure_logging(config)
     has_master = config.workers > 0 and isinstance(config.app, str)
     try:
@@ -48,6 +50,14 @@ def serve(config: Config) -> int:
     except StartupError as error:
         logging.getLogger("ladybug.error").error("%s", error)
         return STARTUP_FAILURE
+
+
+def _open_standard_descriptors() -> None:
+    """Put /dev/null where 0, 1 or 2 is closed, as daemons do: a socket or an epoll with such a number is asking for trouble
+    (uvloop aborts when it closes one)."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _serve_here(config: Config) -> int:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ladybug.error")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What other servers' users and log rotation send. By default these would end the master; it says so and goes on.
+UNKNOWN_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 # For a child whose end somebody else has collected. As asyncio and the shell say "unknown".
 LOST_RETURNCODE = 255
 
@@ -80,7 +82,7 @@ class Master:
             term_timeout=longest_stop(config) + KILL_MARGIN,
             quit_timeout=LIFESPAN_SHUTDOWN + KILL_MARGIN,
         )
-        self._signals = SignalQueue(*STOP_SIGNALS, signal.SIGCHLD)
+        self._signals = SignalQueue(*STOP_SIGNALS, *UNKNOWN_SIGNALS, signal.SIGCHLD)
         self._children: dict[int, _Child] = {}  # by pid
         self._exit_code: int | None = None
 
@@ -121,6 +123,8 @@ class Master:
         for number in self._signals.read():
             if number in STOP_SIGNALS:
                 self._perform(self._supervisor.stop_requested(time.monotonic()))
+            elif number in UNKNOWN_SIGNALS:
+                logger.warning("%s does nothing yet", signal.Signals(number).name)
 
     def _hear_workers(self) -> None:
         for child in list(self._children.values()):
@@ -262,7 +266,8 @@ class SignalQueue:
     def forget(self) -> None:
         """In a forked child: the queue is the parent's."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (*UNKNOWN_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
         self._close()
 
     def _close(self) -> None:

@@ -40,7 +40,7 @@ from ladybug.serving_loop import ServingLoop, ServingSelector
 logger = logging.getLogger("ladybug.error")
 
 # How long a refused client may go on sending before its connection is closed under it, in seconds.
-LINGER = 2.0
+LINGER = 5.0
 # How long a connection that was busy a moment ago may take to send its next request to a server that stops, in seconds.
 FAREWELL = 0.25
 # A stream that sent nothing for so long waits for something to happen: it is asked to end at once, in seconds.
@@ -269,7 +269,7 @@ class Server:
             return
         running = self._running()
         if running:
-            logger.error("Cancelling %d requests that did not finish in time.", len(running))
+            logger.error("Cancelling what did not finish in time (requests: %d).", len(running))
         for exchange in running:
             exchange.cancel()
         self._escalate.clear()
@@ -288,7 +288,11 @@ class Server:
             if now >= end or self._escalate.is_set():
                 return False
             for exchange in self._running():
-                if exchange.is_stream() and (now - begin > (end - begin) / 2 or sends.get(exchange) == exchange.sends):
+                if exchange.leaving:
+                    exchange.expel()
+                elif exchange.is_stream() and (
+                    now - begin > (end - begin) / 2 or sends.get(exchange) == exchange.sends
+                ):
                     exchange.leave()
                 sends[exchange] = exchange.sends
         return True

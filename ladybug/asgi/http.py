@@ -64,6 +64,7 @@ class HttpExchange:
         self.raw_path: Final = head.raw_path
         self.query: Final = head.query
         self.http11: Final = head.http11
+        self.client: Any = None  # scope["client"], for the log
         self.persist = head.persistent  # the connection may go on after this
         self.expect_continue = head.expect_continue
         # Request body
@@ -73,6 +74,7 @@ class HttpExchange:
         self.disconnected = False  # receive() says http.disconnect
         self.half_closed = False  # because the client has closed its half of the connection
         self.leaving = False  # receive() says http.disconnect behind the body, because the server stops
+        self.expelled = False  # send() raises for the same reason
         self.told = False  # the application was told http.disconnect before its response was complete
         self.waiters: list[asyncio.Future[None]] | None = None
         self.drain_waiters: list[asyncio.Future[None]] | None = None
@@ -130,6 +132,8 @@ class HttpExchange:
     def disconnect(self) -> None:
         """The client is gone, or the server takes its leave: no more in either direction."""
         self.disconnected = True
+        if self.wire is not None and self.state != START and self.state != COMPLETE:
+            self._record_access(self.wire)
         self.wire = None
         self._wake()
         self.wake_drained()
@@ -146,6 +150,11 @@ class HttpExchange:
         has its request, all of it: what is under way is to be finished."""
         self.leaving = True
         self._wake()
+
+    def expel(self) -> None:
+        """The application was told to leave and has not: a stream that only sends hears of it as an error of its next send."""
+        if self.is_stream():
+            self.expelled = True
 
     def is_stream(self) -> bool:
         """Whether a response is under way whose end nobody but the application knows."""
@@ -238,7 +247,7 @@ class HttpExchange:
         kind = message.get("type")
         wire = self.wire
         # Also where the client has only closed its half of the connection: what the application was told must stay true.
-        if wire is None or (self.told and self.half_closed):
+        if wire is None or self.expelled or (self.told and self.half_closed):
             raise ClientDisconnected("The client has disconnected")
         if kind == "http.response.body":
             if state == BODY:
@@ -296,6 +305,10 @@ class HttpExchange:
             self.persist = False
         if self.method == "HEAD" or status == 304 or status == 204:
             self.framing = NO_CONTENT
+        elif status == 205:
+            # RFC 9110 section 15.3.6: "a server MUST NOT generate content in a 205 response", and must say so.
+            self.framing = NO_CONTENT
+            writer.write(b"content-length: 0\r\n")
         elif self.length >= 0:
             self.framing = BY_LENGTH
         elif self.http11:
@@ -398,7 +411,11 @@ class HttpExchange:
             if self.length != 0:
                 raise RuntimeError(f"The file {path} is not as long as the response's content-length says")
         elif framing == BY_CHUNKS:
-            wire.cork().write(LAST_CHUNK if size == 0 else b"\r\n0\r\n\r\n")
+            wire.cork().write(b"0\r\n" if size == 0 else b"\r\n0\r\n")
+            if self.trailers:
+                self.state = TRAILERS
+                return
+            wire.cork().write(CRLF)
         self._complete(wire)
 
     def _send_trailers(self, wire: Wire, message: dict[str, Any]) -> None:
@@ -446,7 +463,7 @@ class HttpExchange:
     def _record_access(self, wire: Wire) -> None:
         access = self.service.access
         if access is not None:
-            access.record(wire.peer(), self.method, target_of(self.raw_path, self.query), self.http11, self.status)
+            access.record(self.client, self.method, target_of(self.raw_path, self.query), self.http11, self.status)
             if not self.service.in_turn:
                 self.service.end_turn_soon()
 

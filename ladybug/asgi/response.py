@@ -20,7 +20,14 @@ COMPILED: Final = not __file__.endswith(".py")
 
 
 def _status_lines() -> list[bytes]:
-    phrases = {int(status): status.phrase for status in HTTPStatus}
+    # RFC 9110 renamed some; older Pythons still have the old phrases.
+    renamed = {
+        413: "Content Too Large",
+        414: "URI Too Long",
+        416: "Range Not Satisfiable",
+        422: "Unprocessable Content",
+    }
+    phrases = {int(status): status.phrase for status in HTTPStatus} | renamed
     return [f"HTTP/1.1 {status} {phrases.get(status, '')}\r\n".encode() for status in range(1000)]
 
 
@@ -153,7 +160,7 @@ class HeadWriter:
                     self._take_content_length(value)
                     # RFC 9110 section 8.6: "A server MUST NOT send a Content-Length header field in any response with a
                     # status code of 1xx (Informational) or 204 (No Content)."
-                    if status == 204:
+                    if status == 204 or status == 205:
                         continue
                 elif kind == TRANSFER_ENCODING:
                     if value.lower() != b"chunked":

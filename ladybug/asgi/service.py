@@ -20,8 +20,8 @@ from ladybug.protocol.limits import Limits
 class AccessRecorder:
     """The access log, as exchanges see it."""
 
-    def record(self, peer: str, method: str, target: bytes, http11: bool, status: int) -> None:
-        """Remember one response."""
+    def record(self, client: Any, method: str, target: bytes, http11: bool, status: int) -> None:
+        """Remember one response; `client` is the scope's."""
         raise NotImplementedError
 
     def flush(self) -> None:
@@ -89,10 +89,6 @@ class Wire:
 
     def __init__(self, service: Service) -> None:
         self.service: Final = service
-
-    def peer(self) -> str:
-        """The client, for the log."""
-        raise NotImplementedError
 
     def cork(self) -> BytesWriter:
         """The writer, now this wire's: append to it, then flush(), or leave it to the end of the turn."""

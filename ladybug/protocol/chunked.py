@@ -11,14 +11,11 @@ from mypy_extensions import i64, mypyc_attr
 
 from ladybug.protocol import errors
 from ladybug.protocol.errors import Refusal
+from ladybug.protocol.fields import FIELD_LINE
 from ladybug.protocol.limits import MAX_CHUNK_EXTENSIONS, MAX_CHUNK_LINE, Limits
 
 # chunk-size [ chunk-ext ]; "recipients MUST anticipate potentially large hexadecimal numerals": 15 digits are 60 bits.
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
-# One field line of the trailer section. Its value goes nowhere: ASGI has no place for request trailers, and merging them
-# into the header fields is what section 7.1.2 forbids.
-TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
-
 SIZE: Final[i64] = 0
 DATA: Final[i64] = 1
 DATA_END: Final[i64] = 2
@@ -117,7 +114,9 @@ class ChunkedDecoder:
         if self.trailers > self.limits.fields:
             self._break(errors.FIELDS_TOO_LARGE)
             return False
-        if TRAILER_LINE.fullmatch(line) is None:
+        # Its value goes nowhere: ASGI has no place for request trailers, and merging them into the header fields is what
+        # section 7.1.2 forbids.
+        if FIELD_LINE.fullmatch(line) is None:
             self._break(errors.BAD_TRAILER)
             return False
         return True

@@ -54,4 +54,3 @@ FIELDS_TOO_LARGE: Final = Refusal(431, "Request header fields too large")
 # RFC 9110 section 15.5.9
 REQUEST_TIMEOUT: Final = Refusal(408, "Request timeout")
 SERVICE_UNAVAILABLE: Final = Refusal(503, "Service Unavailable")
-INTERNAL_SERVER_ERROR: Final = Refusal(500, "Internal Server Error")

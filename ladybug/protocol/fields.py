@@ -4,8 +4,9 @@ RequestHead is what a parser hands on: one object per worker, rewritten by each 
 byte for byte: the scanner (compiled, plain heads) and httptools under the strict layer (everything else, see head.py).
 """
 
+import ipaddress
 import re
-from typing import Final, final
+from typing import Any, Final, final
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -22,7 +23,12 @@ LOWER_TOKEN: Final = bytes((ord(chr(byte).lower()) if byte in TCHAR else 0) for 
 # RFC 9110 section 7.2: Host = uri-host [ ":" port ]; RFC 3986 section 3.2.2: IP-literal / IPv4address / reg-name.
 # An empty host is legal (RFC 9112 section 3.2: "If the authority component is missing or undefined ... send a Host header
 # field with an empty field-value"); userinfo is not part of Host.
-HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-fv:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?")
+HOST: Final = re.compile(
+    rb"(?:\[(?:([0-9A-Fa-f:.]+)|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\]"
+    rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::([0-9]{0,5}))?"
+)
+# field-line = field-name ":" OWS field-value OWS (RFC 9112 section 5), without what no value may hold
+FIELD_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
 
 MAX_LENGTH_DIGITS: Final = 18  # the longest decimal that always fits 63 bits
 
@@ -60,7 +66,23 @@ class RequestHead:
 
 
 def host_is_valid(value: bytes) -> bool:
-    return HOST.fullmatch(value) is not None
+    """Whether `value` may stand in a Host field; see HOST."""
+    match: Any = HOST.fullmatch(value)
+    if match is None:
+        return False
+    port: bytes | None = match[2]
+    if port and int(port) > 65535:
+        return False
+    literal: bytes | None = match[1]
+    return literal is None or is_ipv6(literal.decode("ascii"))
+
+
+def is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def interpret_fields(head: RequestHead) -> Refusal | None:

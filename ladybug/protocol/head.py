@@ -15,7 +15,7 @@ from mypy_extensions import i64, mypyc_attr
 
 from ladybug.protocol import errors
 from ladybug.protocol.errors import Refusal
-from ladybug.protocol.fields import Field, RequestHead, host_is_valid, interpret_fields
+from ladybug.protocol.fields import FIELD_LINE, Field, RequestHead, host_is_valid, interpret_fields
 from ladybug.protocol.limits import Limits
 
 # RFC 9112 section 3: request-line = method SP request-target SP HTTP-version. The target's alphabet is visible ASCII:
@@ -55,11 +55,12 @@ def parse_head(head: RequestHead, data: bytes, limits: Limits) -> Refusal | None
     except httptools.HttpParserInvalidMethodError:
         return errors.UNKNOWN_METHOD
     except httptools.HttpParserError:
-        # What llhttp objects to in the framing has a status of its own; anything else is a malformed field.
-        head.headers = collector.fields
-        if data.count(b"\r\n") - 2 == len(collector.fields):
-            return interpret_fields(head) or errors.BAD_FIELD
-        return errors.BAD_FIELD
+        # llhttp stops at the first field it objects to. If it was the framing, our own rules know a better answer.
+        lines = data[end + 2 : -4].split(b"\r\n")
+        if not all(FIELD_LINE.fullmatch(line) for line in lines):
+            return errors.BAD_FIELD
+        head.headers = [(line.partition(b":")[0].lower(), line.partition(b":")[2].strip(b" \t")) for line in lines]
+        return interpret_fields(head) or errors.BAD_FIELD
     if len(collector.fields) > limits.fields:
         return errors.FIELDS_TOO_LARGE
     head.headers = collector.fields

@@ -9,7 +9,7 @@ there already. One message at a time: nothing of the next request is looked at b
 
 Rule 1: never raise for what the peer sent; ERROR, and .refusal carries the answer.
 Rule 2: never keep more than the limits allow; what is incomplete is measured before more is read.
-Rule 3: never search the same bytes twice.
+Rule 3: never search a head's bytes for its end twice.
 """
 
 import re
@@ -19,6 +19,7 @@ from mypy_extensions import i64, mypyc_attr
 
 from ladybug.protocol import errors
 from ladybug.protocol.chunked import BROKEN, CHUNK, MORE, ChunkedDecoder
+from ladybug.protocol.chunked import END as END_OF_BODY
 from ladybug.protocol.errors import Refusal
 from ladybug.protocol.fields import CHUNKED as CHUNKED_BODY
 from ladybug.protocol.fields import TCHAR, RequestHead
@@ -212,13 +213,26 @@ class Http1:
     def _next_chunk(self) -> i64:
         decoder = self.chunked
         assert decoder is not None
+        broken = decoder.refusal
+        if broken is not None:
+            return self.fail(broken)
         decoder.position = self.position
         answer = decoder.decode(self.buffer)
-        self.position = decoder.position
         if answer == CHUNK:
-            self.content = decoder.content
+            # All that is there, as one piece: a body of two-byte chunks must not become a million objects.
+            pieces = [decoder.content]
+            while True:
+                following = decoder.decode(self.buffer)
+                if following != CHUNK:
+                    break
+                pieces.append(decoder.content)
             decoder.content = b""
+            self.content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.position = decoder.position
+            if following == END_OF_BODY:
+                self.state = COMPLETE
             return DATA
+        self.position = decoder.position
         if answer == MORE:
             return NEED_DATA
         if answer == BROKEN:

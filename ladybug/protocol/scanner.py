@@ -361,9 +361,11 @@ def host_is_ordinary(data: bytes, start: i64, end: i64) -> bool:
     if data[i] != COLON or end - i > 6:
         return False
     i += 1
+    port: i64 = 0
     while i < end and data[i] >= 48 and data[i] <= 57:
+        port = port * 10 + data[i] - 48
         i += 1
-    return i == end
+    return i == end and port <= 65535
 
 
 def decimal(data: bytes, start: i64, end: i64) -> i64:
