@@ -782,7 +782,7 @@ class Connection(Wire, Source):
         self.parser = None
         self.outbox = None
         self.unsent = 0
-        self.poller.remove(self.fd)
+        self.poller.remove(self.fd, self.watched)
         self.socket.close()
         service.connections -= 1
         if service.on_quiet is not None:

@@ -8,8 +8,10 @@ Some facts about epoll:
 - A connection is registered once, edge-triggered, for everything: no epoll_ctl while it lives. The price: readiness is
   told once, so whoever does not read to the end must remember that there is more (Connection.readable).
 - A read that fills less than the buffer has emptied the socket (epoll(7)); no second read finds that out.
-- Closing a descriptor takes it out. A number can be used again at once, and a batch may still hold an event of its
-  predecessor: therefore new connections are accepted after everything else in a batch.
+- Closing a descriptor takes it out only if nobody else holds the same open file: a child that the application forked may,
+  and its events would come under a number that is another connection's by then. So it is taken out before it is closed.
+- A number can be used again at once, and a batch may still hold an event of its predecessor: therefore new connections
+  are accepted after everything else in a batch.
 """
 
 import select
@@ -77,9 +79,13 @@ class Poller:
         self.count += 1
         self.deadlines.keep_running()
 
-    def remove(self, fd: i64) -> None:
-        """Forget a connection; must be called before its descriptor is closed."""
-        self.unwatch(fd)
+    def remove(self, fd: i64, watched: bool) -> None:
+        """Forget a connection; must be called before its descriptor is closed.
+
+        Args:
+            watched: watch() was called for it.
+        """
+        self.unwatch(fd, watched)
         self.sources[fd] = None
         self.deadlines.set(fd, 0)
         self.count -= 1
@@ -109,7 +115,7 @@ class Poller:
         """Tell the source at `fd` of all readiness there is, and then of every change."""
         raise NotImplementedError
 
-    def unwatch(self, fd: i64) -> None:
+    def unwatch(self, fd: i64, watched: bool) -> None:
         raise NotImplementedError
 
     def add_listener(self, fd: i64, source: Source) -> None:
@@ -200,14 +206,16 @@ class EpollPoller(Poller):
         # Bound once: looked up each time it would cost as much as a small system call's wrapper.
         self.poll: Final[Any] = epoll.poll
         self.register: Final[Any] = epoll.register
+        self.unregister: Final[Any] = epoll.unregister
         self.listeners: dict[int, Source] = {}
         self.connection_mask: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | EDGE_TRIGGERED
 
     def watch(self, fd: i64) -> None:
         self.register(fd, self.connection_mask)
 
-    def unwatch(self, fd: i64) -> None:
-        pass  # closing the descriptor does it
+    def unwatch(self, fd: i64, watched: bool) -> None:
+        if watched:
+            self.unregister(fd)
 
     def add_listener(self, fd: i64, source: Source) -> None:
         # Level-triggered: what one turn does not accept, the next hears of. Exclusive: of several workers that share a
@@ -305,7 +313,7 @@ class PortablePoller(Poller):
     def watch(self, fd: i64) -> None:
         self.loop.add_reader(int(fd), self.on_readable, int(fd))
 
-    def unwatch(self, fd: i64) -> None:
+    def unwatch(self, fd: i64, watched: bool) -> None:
         self.loop.remove_reader(int(fd))
         self.loop.remove_writer(int(fd))
 

@@ -303,9 +303,9 @@ class Pair(Client):
         self.poller = stack.new_poller(self.service)
         self.timeouts = timeouts
         self.others: list[Client] = []
-        self.connection = self._serve(accepted)
+        self.connection = self.serve(accepted)
 
-    def _serve(self, accepted: socket.socket) -> Connection:
+    def serve(self, accepted: socket.socket) -> Connection:
         connection = Connection(
             self.service,
             self.poller,
@@ -321,7 +321,7 @@ class Pair(Client):
     def other(self) -> Client:
         """The client of another connection to the same service."""
         client, accepted = tcp_pair()
-        self._serve(accepted)
+        self.serve(accepted)
         self.others.append(Client(client))
         return self.others[-1]
 
