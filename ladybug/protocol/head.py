@@ -56,7 +56,7 @@ def parse_head(head: RequestHead, data: bytes, limits: Limits) -> Refusal | None
         return errors.UNKNOWN_METHOD
     except httptools.HttpParserError:
         # llhttp stops at the first field it objects to. If it was the framing, our own rules know a better answer.
-        lines = data[end + 2 : -4].split(b"\r\n")
+        lines = data[end + 2 : len(data) - 2].split(b"\r\n")[:-1]
         if not all(FIELD_LINE.fullmatch(line) for line in lines):
             return errors.BAD_FIELD
         head.headers = [(line.partition(b":")[0].lower(), line.partition(b":")[2].strip(b" \t")) for line in lines]

@@ -80,6 +80,8 @@ REFUSALS = {
     "a DEL in the target": (request(b"GET /\x7f HTTP/1.1"), 400),
     "authority-form": (request(b"GET a:1 HTTP/1.1"), 400),
     "another scheme": (request(b"GET ftp://a/ HTTP/1.1"), 400),
+    "an odd target and no field": (b"GET ht|p://a/ HTTP/1.1\r\n\r\n", 400),
+    "an odd target, 1.0, and no field": (b"GET ht|p://a/ HTTP/1.0\r\n\r\n", 400),
     "userinfo in the authority": (request(b"GET http://u@a/ HTTP/1.1"), 400),
     "an absolute target without authority": (request(b"GET http:///x HTTP/1.1"), 400),
     "no version": (request(b"GET /"), 400),
