@@ -399,6 +399,29 @@ async def test_requests_nobody_takes_the_answers_of_wait(stack: Stack) -> None:
 
 
 @on_every_stack
+async def test_a_flood_behind_a_slow_request_is_answered_in_full(stack: Stack) -> None:
+    """Reading stops while the first is pending, and again and again; whoever stops it must set it going again."""
+    count = 8000
+    puppet = Puppet()
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await (puppet if scope["path"] == "/slow" else hello)(scope, receive, send)
+
+    async with stack.pair(app) as pair:
+        flood = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n" + GET * count
+        sending = asyncio.ensure_future(pair.send(flood + GET[:10]))
+        call = await puppet.call()
+        await pair.settle()
+        await call.answer()
+        for _ in range(count + 1):
+            assert (await pair.response()).status == 200
+        await sending
+        await pair.settle()
+        await pair.send(GET[10:])
+        assert (await pair.response()).status == 200
+
+
+@on_every_stack
 async def test_many_pieces_arrive_in_order(stack: Stack) -> None:
     """Small pieces, large ones, files of neither: what goes through cork, kernel and outbox keeps its order."""
     dice = random.Random(7)

@@ -374,6 +374,7 @@ class HttpExchange:
             if self.trailers:
                 wire.cork().write(b"0\r\n")
                 self.state = TRAILERS
+                wire.flush()
                 return DONE
             self._complete(wire)
             return DONE
@@ -414,6 +415,7 @@ class HttpExchange:
             wire.cork().write(b"0\r\n" if size == 0 else b"\r\n0\r\n")
             if self.trailers:
                 self.state = TRAILERS
+                wire.flush()
                 return
             wire.cork().write(CRLF)
         self._complete(wire)
@@ -426,7 +428,9 @@ class HttpExchange:
         except BaseException:
             writer.truncate(mark)
             raise
-        if not message.get("more_trailers", False):
+        if message.get("more_trailers", False):
+            wire.flush()
+        else:
             writer.write(CRLF)
             self._complete(wire)
 
@@ -503,6 +507,8 @@ class HttpExchange:
     def _fail(self, wire: Wire) -> None:
         """500 if nothing was said yet; otherwise the client must see that the response is cut short."""
         if self.told and self.half_closed:
+            if self.state != START:
+                self._record_access(wire)
             self._end()
             wire.abort()
             return

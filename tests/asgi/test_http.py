@@ -914,8 +914,11 @@ async def test_content_does_not_wait_for_its_trailers(stack: Stack) -> None:
         await pair.send(GET)
         call = await puppet.call()
         await call.start(trailers=True)
+        await pair.settle()
         await call.body(b"x")
         await pair.until(b"1\r\nx\r\n")
+        await call.send({**TRAILERS, "more_trailers": True})
+        await pair.until(b"a: b\r\n")
         await call.send(TRAILERS)
         call.returns()
         assert (await pair.until(b"\r\n\r\n")).endswith(b"a: b\r\n\r\n")
@@ -1159,6 +1162,27 @@ async def test_an_upload_that_is_under_way_is_not_broken_off(stack: Stack) -> No
         assert await call.receive() == DISCONNECT
         await call.answer(b"x")
         assert (await pair.response()).content == b"x"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@on_every_stack
+async def test_a_response_that_a_client_did_not_wait_for_is_logged_if_it_was_begun(stack: Stack, begun: bool) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        await pair.send(GET)
+        call = await puppet.call()
+        await call.receive()
+        if begun:
+            await call.start(201)
+            await call.body(b"x", True)
+        receiving = await waiting(pair, call.receive())
+        pair.send_end()
+        assert await receiving == DISCONNECT
+        call.returns()
+        await pair.until_true(lambda: pair.closed)
+        assert [line.rpartition(" ")[2] for line in pair.access_lines()] == ["201"] * begun
+        with contextlib.suppress(ConnectionResetError):
+            await pair.rest()
 
 
 @on_every_stack
