@@ -23,7 +23,7 @@ from typing import Any, Final, final
 from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
-from ladybug.asgi.awaitables import logger
+from ladybug.asgi.awaitables import logger, yield_once
 from ladybug.asgi.http import HttpExchange, target_of
 from ladybug.asgi.scope import Address, build_scope
 from ladybug.asgi.service import Service, Wire
@@ -684,6 +684,7 @@ class Connection(Wire, Source):
             # A blocking descriptor would have sendfile wait in the kernel, and everybody with it.
             self.socket.setblocking(False)
             offset: i64 = 0
+            turn: i64 = 0  # sent since the others had theirs
             exchange = self.exchange
             while offset < size and exchange is not None and self.exchange is exchange:
                 if not self.blocked:
@@ -691,6 +692,10 @@ class Connection(Wire, Source):
                     if sent < 0:
                         break
                     offset += sent
+                    turn += sent
+                    if turn >= FILE_TURN:  # the client is as fast as we are: the others have their turn
+                        turn = 0
+                        await yield_once()
                 if self.blocked:
                     await exchange.begin_wait_drained()
             if chunked and offset < size and self.exchange is exchange:
