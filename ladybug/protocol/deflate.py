@@ -163,11 +163,13 @@ class Inflater:
                 content = self._inflate_on(inflating, content, most)
         except zlib.error:
             return None
+        if self.ends > MOST_ENDS:
+            return None
         if last:
             self.ends = 0
             if self.fresh:
                 self.inflating = None
-        return content if self.ends <= MOST_ENDS else None
+        return content
 
     def _inflate_on(self, inflating: "zlib._Decompress", content: bytes, most: i64) -> bytes:
         """Section 7.2.3.4: a final block ends a stream for zlib, not for us: a block may follow it, or a message."""

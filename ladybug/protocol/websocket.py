@@ -9,14 +9,15 @@ NEED_DATA; has_input() says whether that is worth while. Messages come whole, co
 
 Rule 1: never raise for what the peer sent; ERROR, with the code and the reason for our close frame.
 Rule 2: what is certain to be wrong is refused at once: a head as soon as it is there, text at the first bad octet.
-Rule 3: nothing is kept but the message under way, in one buffer, unmasked and decompressed, and never more of it than
-max_size; how it was cut costs no memory.
+Rule 3: nothing is kept but the message under way, unmasked and decompressed, and never more of it than max_size.
+Rule 4: how a message is cut must not cost: a million fragments of a byte become neither a million objects nor a million
+copies of what came before.
 """
 
 import codecs
 from typing import Final, final
 
-from librt.strings import BytesWriter, read_i64_be
+from librt.strings import read_i64_be
 from mypy_extensions import i64, mypyc_attr
 
 from ladybug.protocol.deflate import Inflater
@@ -60,6 +61,11 @@ FAILED: Final[i64] = 3
 
 NO_LIMIT: Final[i64] = 1 << 61
 
+# Pieces of a message are joined when it is whole; so many small ones in a row already when they are there. An object's own
+# size is about 40 bytes, so what is kept is never more than twice the bytes that came, and 4 KiB.
+MOST_LOOSE: Final[i64] = 64
+LARGE: Final[i64] = 4096
+
 # Stops before an incomplete sequence at the end, raises at the first octet that cannot become good (section 8.1).
 DECODE: Final = codecs.utf_8_decode
 
@@ -90,8 +96,9 @@ class WebSocket:
         # The message under way: fragments that are not yet the whole of it
         self.opcode: i64 = CONTINUATION  # TEXT_FRAME or BINARY_FRAME; CONTINUATION when there is none
         self.compressed = False
-        self.size: i64 = 0  # of what is in .message
-        self.message: BytesWriter | None = None
+        self.size: i64 = 0  # of the pieces
+        self.pieces: list[bytes] | None = None
+        self.joined: i64 = 0  # pieces before this one are not joined again
         self.tail = b""  # of a text: the beginning of a character
         self.text = ""
         self.content = b""
@@ -241,21 +248,17 @@ class WebSocket:
             piece = inflated
             if len(piece) > self.max_size - self.size:
                 return self.fail(MESSAGE_TOO_BIG, "message too big")
-        message = self.message
         if not last:
             if self.opcode == TEXT_FRAME and not self._begins_well(piece):
                 return self.fail(INVALID_DATA, "invalid UTF-8")
-            if message is None:
-                message = self.message = BytesWriter()
-            message.write(piece)
-            self.size += len(piece)
+            if piece:
+                self._keep(piece)
             return _GO_ON
-        if message is not None:
-            message.write(piece)
-            piece = message.getvalue()
-            self.message = None
-            self.size = 0
-            self.tail = b""
+        pieces = self.pieces
+        if pieces is not None:
+            pieces.append(piece)
+            piece = b"".join(pieces)
+            self._drop_message()
         opcode = self.opcode
         self.opcode = CONTINUATION
         if opcode == BINARY_FRAME:
@@ -267,6 +270,25 @@ class WebSocket:
             return self.fail(INVALID_DATA, "invalid UTF-8")
         return TEXT
 
+    def _keep(self, piece: bytes) -> None:
+        pieces = self.pieces
+        if pieces is None:
+            pieces = self.pieces = []
+        pieces.append(piece)
+        self.size += len(piece)
+        if len(piece) >= LARGE:
+            self.joined = len(pieces)
+        elif len(pieces) - self.joined == MOST_LOOSE:
+            first = int(self.joined)
+            pieces[first:] = [b"".join(pieces[first:])]
+            self.joined += 1
+
+    def _drop_message(self) -> None:
+        self.pieces = None
+        self.joined = 0
+        self.size = 0
+        self.tail = b""
+
     def _begins_well(self, piece: bytes) -> bool:
         """Whether the text so far can still become good UTF-8; decoded for good when it is whole."""
         if self.tail:
@@ -275,8 +297,9 @@ class WebSocket:
             _, good = DECODE(piece, "strict", False)
         except UnicodeDecodeError:
             return False
-        self.tail = piece[good:]
-        return True
+        self.tail = tail = piece[good:]
+        # CPython waits for the third octet of an encoded surrogate, which some of its error handlers let pass.
+        return len(tail) != 2 or tail[0] != 0xED or tail[1] < 0xA0
 
     def _next_control(self, data: bytes, at: i64, first: i64, size: i64) -> i64:
         opcode: i64 = first & 0x0F
@@ -321,7 +344,5 @@ class WebSocket:
         self.reason = reason
         self.buffer = b""
         self.position = 0
-        self.message = None
-        self.size = 0
-        self.tail = b""
+        self._drop_message()
         return event
