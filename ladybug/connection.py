@@ -305,7 +305,7 @@ class Connection(Transport):
         if head.upgrade and service.websocket is not None and wants_websocket(head):
             self._begin_websocket(parser, head, service.websocket)
             return
-        scope = build_scope(service, head, self.client, self.server_address())
+        scope = build_scope(service, head, self.client, self.local_address())
         exchange = HttpExchange(service, self, head)
         if self.timeouts.keep_alive == NEVER:
             exchange.persist = False

@@ -414,12 +414,18 @@ class Transport(Wire, Source):
         client = self.client
         return f"{client[0]}:{client[1]}" if client is not None else ""
 
-    def server_address(self) -> Any:
+    def local_address(self) -> Any:
         """The address the client connected to, for the scope."""
         if self.server is None:
-            name = self.socket.getsockname()
-            self.server = (plain_host(name[0]), name[1]) if isinstance(name, tuple) else (str(name), None)
+            self.server = server_address(self.socket)
         return self.server
+
+
+def server_address(sock: Any) -> Address:
+    name = sock.getsockname()
+    if isinstance(name, tuple):
+        return plain_host(name[0]), name[1]
+    return str(name), None
 
 
 def plain_host(host: str) -> str:

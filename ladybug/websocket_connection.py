@@ -75,7 +75,7 @@ class WebSocketConnection(Transport):
         self.closing = False  # our close frame is written
         self.run_planned = False
         self.scope: dict[str, Any] | None = build_websocket_scope(
-            before.service, head, before.client, before.server_address(), handshake.subprotocols
+            before.service, head, before.client, before.local_address(), handshake.subprotocols
         )
         self.exchange: Final = WebSocketExchange(before.service, self, head, handshake, settings)
         self.exchange.client = self.scope["client"]

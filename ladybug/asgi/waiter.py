@@ -28,6 +28,7 @@ class Waiter:
         self.context: Any = None
         self.is_done = False
         self.is_cancelled = False
+        self.message: Any = None  # of the cancellation
 
     def __await__(self) -> Any:
         if self.is_done:
@@ -59,7 +60,8 @@ class Waiter:
 
     def result(self) -> None:
         if self.is_cancelled:
-            raise asyncio.CancelledError
+            # anyio tells its own cancellations from others by the message.
+            raise asyncio.CancelledError() if self.message is None else asyncio.CancelledError(self.message)
 
     def exception(self) -> None:
         self.result()
@@ -70,6 +72,7 @@ class Waiter:
             return False
         self.is_done = True
         self.is_cancelled = True
+        self.message = msg
         self._call_soon()
         return True
 

@@ -140,6 +140,12 @@ class WebSocketExchange(Exchange):
         self.wake()
         self.wake_drained()
 
+    def wake_drained(self) -> None:
+        super().wake_drained()
+        # While a denial is being sent, it is its own sends that wait.
+        if self.denial is not None:
+            self.denial.wake_drained()
+
     # -- The graceful stop ------------------------------------------------------------------------------------------
 
     def may_leave(self, silent: bool, late: bool) -> bool:
