@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,9 @@ def section(record: Record, *, whole: bool) -> str:
     return "\n\n".join(parts)
 
 
+# Facts that may differ between runs that are reported together.
+OF_ONE_RUN = frozenset(("Date", "Command", "Ladybug"))
+
 DOOR = """# Results
 
 Written by `benchmarks/run.py`; README.md says how the figures are taken. Medians over the rounds; "x uvicorn" is the
@@ -189,5 +192,26 @@ median of the ratios inside each round, against uvicorn with uvloop and httptool
 c-epoll are anchors, not ASGI servers: they show what the machine and wrk can do at all."""
 
 
+def joined(records: Sequence[Record]) -> list[Record]:
+    """Records of one machine and Python made one. What was measured twice counts as it was the last time."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        same = tuple(value for name, value in record.facts.items() if name not in OF_ONE_RUN)
+        groups.setdefault(same, []).append(record)
+    return [_join(group) for group in groups.values()]
+
+
+def _join(records: Sequence[Record]) -> Record:
+    samples: dict[str, list[Sample]] = {}
+    for record in records:
+        for workload in {sample.workload for sample in record.samples}:
+            samples[workload] = [sample for sample in record.samples if sample.workload == workload]
+    readings = {(r.server, r.name): r for record in records for r in record.readings}
+    facts = dict(records[0].facts)
+    for name in OF_ONE_RUN & facts.keys():
+        facts[name] = "; ".join(dict.fromkeys(record.facts[name] for record in records))
+    return Record(facts, records[0].versions, [s for group in samples.values() for s in group], list(readings.values()))
+
+
 def results(records: Sequence[Record], *, whole: bool = True) -> str:
-    return "\n\n".join([DOOR, *(section(record, whole=whole) for record in records)]) + "\n"
+    return "\n\n".join([DOOR, *(section(record, whole=whole) for record in joined(records))]) + "\n"
