@@ -187,6 +187,9 @@ def section(record: Record, *, whole: bool) -> str:
     return "\n\n".join(parts)
 
 
+# Facts that may differ between runs that are reported together.
+OF_ONE_RUN = frozenset(("Date", "Command", "Ladybug"))
+
 DOOR = """# Results
 
 Written by `benchmarks/run.py`; README.md says how the figures are taken. Medians over the rounds; "x uvicorn" is the
@@ -195,5 +198,26 @@ and c-epoll are anchors, not ASGI servers: they show what the machine and the cl
 the load generator had no time left; a faster server would have got the same figure, and its CPU is what tells."""
 
 
+def joined(records: Sequence[Record]) -> list[Record]:
+    """Records of one machine and Python made one. What was measured twice counts as it was the last time."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        same = tuple(value for name, value in record.facts.items() if name not in OF_ONE_RUN)
+        groups.setdefault(same, []).append(record)
+    return [_join(group) for group in groups.values()]
+
+
+def _join(records: Sequence[Record]) -> Record:
+    samples: dict[str, list[Sample]] = {}
+    for record in records:
+        for workload in {sample.workload for sample in record.samples}:
+            samples[workload] = [sample for sample in record.samples if sample.workload == workload]
+    readings = {(r.server, r.name): r for record in records for r in record.readings}
+    facts = dict(records[0].facts)
+    for name in OF_ONE_RUN & facts.keys():
+        facts[name] = "; ".join(dict.fromkeys(record.facts[name] for record in records))
+    return Record(facts, records[0].versions, [s for group in samples.values() for s in group], list(readings.values()))
+
+
 def results(records: Sequence[Record], *, whole: bool = True) -> str:
-    return "\n\n".join([DOOR, *(section(record, whole=whole) for record in records)]) + "\n"
+    return "\n\n".join([DOOR, *(section(record, whole=whole) for record in joined(records))]) + "\n"

@@ -46,6 +46,9 @@ LINGER = 5.0
 FAREWELL = 0.25
 # A stream that sent nothing for so long waits for something to happen: it is asked to end at once, in seconds.
 STREAM_SILENCE = 0.5
+# How long a stream that was asked to end may go on before its next send raises, in seconds: many send once a second, and
+# ask before they do.
+LEAVE_GRACE = 1.5
 # How long applications get at the deadline, after being cancelled, in seconds.
 CANCEL_GRACE = 1.0
 
@@ -292,15 +295,18 @@ class Server:
         begin = clock()
         end = begin + self.config.timeout_graceful_shutdown
         sends: dict[Exchange, int] = {}
+        asked: dict[Exchange, float] = {}
         while not await self._settle(min(STREAM_SILENCE, end - clock())):
             now = clock()
             if now >= end or self._escalate.is_set():
                 return False
             for exchange in self._running():
                 if exchange.leaving:
-                    exchange.expel()
+                    if now - asked[exchange] >= LEAVE_GRACE:
+                        exchange.expel()
                 elif exchange.may_leave(sends.get(exchange) == exchange.sends, now - begin > (end - begin) / 2):
                     exchange.leave()
+                    asked[exchange] = now
                 sends[exchange] = exchange.sends
         return True
 

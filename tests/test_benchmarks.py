@@ -185,6 +185,27 @@ def test_a_record_survives_json_and_the_report_shows_losses() -> None:
     assert "not measured" not in report.results([record], whole=False)
 
 
+def test_of_what_was_measured_twice_on_a_machine_the_last_time_counts() -> None:
+    first = report.Record(
+        {"Python": "3.13", "Date": "1"},
+        {},
+        [sample("ladybug", 0, 100), sample("uvicorn", 0, 100)],
+        [Reading("ladybug", "start", 9.0), Reading("ladybug", "opening", 8.0)],
+    )
+    again = report.Record(
+        {"Python": "3.13", "Date": "2"},
+        {},
+        [sample("ladybug", 0, 300), sample("uvicorn", 0, 100)],
+        [Reading("ladybug", "start", 7.0)],
+    )
+    other = report.Record({"Python": "3.11", "Date": "3"}, {}, [], [])
+    one, two = report.joined([first, again, other])
+    assert two == other
+    assert one.facts == {"Python": "3.13", "Date": "1; 2"}
+    assert one.samples == again.samples
+    assert one.readings == [Reading("ladybug", "start", 7.0), Reading("ladybug", "opening", 8.0)]
+
+
 def test_answers_are_checked_before_anything_is_measured() -> None:
     plaintext = workloads.BY_NAME["plaintext"]
     assert servers.complaint(200, b"Hello, World!", plaintext, exact=True) == ""
