@@ -172,14 +172,17 @@ class Inflater:
         return content
 
     def _inflate_on(self, inflating: "zlib._Decompress", content: bytes, most: i64) -> bytes:
-        """Section 7.2.3.4: a final block ends a stream for zlib, not for us: a block may follow it, or a message."""
+        """Section 7.2.3.4: a final block ends a stream for zlib, not for us: a block may follow it, or a message.
+
+        The window is empty then. Encoders that end a stream begin another one; only one that did not could look back
+        behind the end, and would be refused.
+        """
         while inflating.eof and len(content) <= most:
             self.ends += 1
             if self.ends > MOST_ENDS:
                 break
             rest = inflating.unused_data
-            # What is known of the window goes on; a reference behind that is an error, never other bytes.
-            inflating = zlib.decompressobj(-self.bits, content[-32768:])
+            inflating = zlib.decompressobj(-self.bits)
             content += inflating.decompress(rest, most + 1 - len(content))
         self.inflating = inflating
         return content

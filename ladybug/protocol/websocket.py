@@ -247,9 +247,6 @@ class WebSocket:
                 return self.fail(INVALID_DATA, "invalid compressed data")
             piece = inflated
             if len(piece) > self.max_size - self.size:
-                # Of two errors the one that comes first, so that it does not depend on how the bytes were cut.
-                if self.opcode == TEXT_FRAME and not self._begins_well(piece):
-                    return self.fail(INVALID_DATA, "invalid UTF-8")
                 return self.fail(MESSAGE_TOO_BIG, "message too big")
         if not last:
             if self.opcode == TEXT_FRAME and not self._begins_well(piece):
