@@ -73,6 +73,7 @@ class WebSocketConnection(Transport):
         self.pinging = False  # a ping is out, and its pong is awaited
         self.pings: i64 = 0
         self.closing = False  # our close frame is written
+        self.close_received = False  # the client's has come
         self.run_planned = False
         self.scope: dict[str, Any] | None = build_websocket_scope(
             before.service, head, before.client, before.local_address(), handshake.subprotocols
@@ -116,11 +117,15 @@ class WebSocketConnection(Transport):
             self.parser is not None
             and self.state == ACTIVE
             and not self.close_when_sent
-            and not self.exchange.is_full()
+            # Behind our close frame only the client's is of interest: nothing more is queued.
+            and (self.closing or not self.exchange.is_full())
             and self.unsent <= HIGH_WATER
         )
 
     def read(self) -> None:
+        # What was read before comes first: a queue that is full again and again must not let the rest of it grow.
+        if self.parser is not None and self.parser.has_input():
+            self.advance()
         reads: i64 = 0
         while self.readable and self.wants_input():
             if reads == READS_PER_TURN:
@@ -157,7 +162,7 @@ class WebSocketConnection(Transport):
             parser.receive_data(self.early)
             self.early = b""
         exchange = self.exchange
-        while self.state == ACTIVE and not exchange.is_full() and self.unsent <= HIGH_WATER:
+        while self.state == ACTIVE and (self.closing or not exchange.is_full()) and self.unsent <= HIGH_WATER:
             event = parser.next_event()
             if event == NEED_DATA:
                 break
@@ -252,6 +257,7 @@ class WebSocketConnection(Transport):
     def _on_close(self, code: int, reason: str) -> None:
         """RFC 6455 section 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame, the
         endpoint MUST send a Close frame in response ... it typically echos the status code it received"."""
+        self.close_received = True
         if not self.closing:
             self.closing = True
             self.write_frame(CLOSE_FRAME, close_payload(code, "") if code != NO_STATUS_RCVD else b"")
@@ -273,7 +279,8 @@ class WebSocketConnection(Transport):
         """The worker stops. Open WebSockets are told later (Exchange.leave), so that applications can end them first."""
 
     def input_is_over(self) -> bool:
-        return self.peer_closed or not self.readable
+        # Not when we fail the connection: the client is in the midst of what we refuse, and must get to read why.
+        return self.peer_closed or (not self.readable and (self.parser is None or self.close_received))
 
     def forget_input(self) -> None:
         self.parser = None
