@@ -36,7 +36,8 @@
 
 enum { VARIANTS = 8, MOST_EVENTS = 512, BUFFER = 1 << 18, MOST_CONTROL = 125, MOST_HEAD = 1024 };
 enum { OPENED_AT_ONCE = 64 }; /* below the smallest backlog among the servers */
-static const double PATIENCE = 10; /* seconds without any answer, or until the last one */
+static const double PATIENCE = 10; /* seconds without any answer, or from the end of a load to its last one */
+static const double LONGEST = 120; /* seconds until everything is open */
 
 enum mode { ECHO, BROADCAST, HANDSHAKE };
 enum state { CONNECTING, UPGRADING, OPEN, CLOSING, CLOSED };
@@ -67,7 +68,7 @@ static size_t size, frame_size;
 static char *payloads[VARIANTS], *frames[VARIANTS];
 static struct connection *connections;
 static char input[BUFFER];
-static double began, until, last;    /* of the load; `last` is when something was last received */
+static double began, until, last;    /* opening, or the load; `last` is when something was last received */
 static uint32_t *times;              /* tenths of a microsecond, one per message received */
 static size_t received, room;
 
@@ -363,6 +364,7 @@ static void wait_and_serve(void) {
         else obey();
     }
     double time = now(), limit = phase == DRAINING || (phase == LOADING && until > last) ? until : last;
+    if (phase == PREPARING && time > began + LONGEST) fail("%d of %d open after %.0f s", prepared, count, LONGEST);
     if (phase != HOLDING && time > limit + PATIENCE)
         fail("no answer within %.0f s: %d missing", PATIENCE, phase == PREPARING ? count - prepared : in_flight);
 }
@@ -402,7 +404,7 @@ int main(int argc, char **argv) {
     struct epoll_event commands = {.events = EPOLLIN, .data.ptr = NULL};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, 0, &commands)) fail("standard input: %s", strerror(errno));
 
-    last = now();
+    began = last = now();
     if (mode == HANDSHAKE) in_flight = count;
     start_some();
     while (prepared < count || in_flight) wait_and_serve();
