@@ -377,9 +377,11 @@ def test_a_window_goes_on_from_message_to_message() -> None:
     assert play([raw], agreement=agreed(NAME + FRESH)) == [Event(TEXT, "Hello"), Event(ERROR, 1007)]
 
 
-def test_a_window_goes_on_after_a_final_block() -> None:
+def test_a_final_block_ends_its_window_and_no_more() -> None:
+    raw = frame(1, EXAMPLES["a final block"], rsv=0x40) * 2 + frame(1, EXAMPLES["one block"], rsv=0x40)
+    assert play([raw], agreement=agreed(NAME)) == [Event(TEXT, "Hello")] * 3
     raw = frame(1, EXAMPLES["a final block"], rsv=0x40) + frame(1, b"\xf2\x00\x11\x00\x00", rsv=0x40)
-    assert play([raw], agreement=agreed(NAME)) == [Event(TEXT, "Hello")] * 2
+    assert play([raw], agreement=agreed(NAME)) == [Event(TEXT, "Hello"), Event(ERROR, 1007)]
 
 
 def test_messages_that_are_not_compressed_come_between() -> None:
