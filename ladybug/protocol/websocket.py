@@ -124,6 +124,10 @@ class WebSocket:
         """Whether bytes are waiting that next_event() has not consumed."""
         return self.position < len(self.buffer)
 
+    def is_failed(self) -> bool:
+        """Whether next_event() answers ERROR, now and for ever."""
+        return self.state == FAILED
+
     def next_event(self) -> i64:
         """The next event. After CLOSE always NEED_DATA, after ERROR always ERROR (section 7.1.7)."""
         event: i64 = _GO_ON
