@@ -134,7 +134,7 @@ class Connection(Transport):
                 self.poller.again(self)
                 return
             reads += 1
-            data = self.receive()
+            data = self.receive(READ_SIZE)
             if data is None:
                 return
             size: i64 = len(data)

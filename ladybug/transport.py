@@ -181,10 +181,10 @@ class Transport(Wire, Source):
 
     # -- Reading ----------------------------------------------------------------------------------------------------
 
-    def receive(self) -> bytes | None:
+    def receive(self, size: int) -> bytes | None:
         """One recv: bytes, b"" at the end of input, None when there is nothing, or the connection was lost."""
         try:
-            data: bytes = self.socket.recv(READ_SIZE, DONTWAIT)
+            data: bytes = self.socket.recv(size, DONTWAIT)
         except (BlockingIOError, InterruptedError):
             self.readable = False
             return None
@@ -367,7 +367,7 @@ class Transport(Wire, Source):
                 self.poller.again(self)
                 return
             reads += 1
-            data = self.receive()
+            data = self.receive(READ_SIZE)
             if data is None:
                 return
             size: i64 = len(data)
