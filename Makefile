@@ -3,6 +3,7 @@
 #   make run      build Ladybug and serve examples/hello.py
 #   make test     the whole suite, compiled and pure          make test PYTHON=python3.13
 #   make check    formatting, lint, strict typing
+#   make autobahn the whole Autobahn testsuite for WebSocket (20 minutes; needs a Python 2.7)
 #   make bench    Ladybug beside its peers -> benchmarks/RESULTS.md (an hour; needs wrk)
 #   make fuzz     every fuzz target for FUZZ_SECONDS each
 #   make clean    remove what was built
@@ -18,7 +19,7 @@ SOURCES := pyproject.toml setup.py $(shell find ladybug -name '*.py' -o -name py
 FUZZ_SECONDS ?= 60
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: run test test-compiled test-pure check format bench fuzz clean
+.PHONY: run test test-compiled test-pure check format autobahn bench fuzz clean
 
 run: $(COMPILED)/.installed
 	$(COMPILED)/bin/ladybug --app-dir examples hello:app
@@ -26,7 +27,7 @@ run: $(COMPILED)/.installed
 test: test-compiled test-pure
 
 # The integration tests drive a real server; each line takes other forms of it. Loop and poller are independent.
-test-compiled: $(COMPILED)/.ready
+test-compiled: $(COMPILED)/.ready .venv/autobahn/.tried .venv/node/.tried
 	LADYBUG_TEST_FORM=compiled $(COMPILED)/bin/pytest
 	LADYBUG_TEST_FORM=compiled LADYBUG_TEST_LOOP=asyncio LADYBUG_TEST_POLLER=portable $(COMPILED)/bin/pytest tests/integration -m "not slow"
 
@@ -42,11 +43,26 @@ format: $(COMPILED)/.ready
 	$(COMPILED)/bin/ruff format .
 	$(COMPILED)/bin/ruff check --fix .
 
+autobahn: $(COMPILED)/.ready
+	$(COMPILED)/bin/python -m tests.integration.websocket.autobahn .venv/autobahn
+	LADYBUG_TEST_FORM=compiled LADYBUG_AUTOBAHN=full LADYBUG_AUTOBAHN_REPORT=$(CURDIR)/.venv/autobahn/report \
+	  $(COMPILED)/bin/pytest -s tests/integration/websocket/test_autobahn.py
+
 bench:
 	$(PYTHON) benchmarks/run.py --python 3.13,3.11 --out benchmarks/RESULTS.md
 
 fuzz: $(COMPILED)/.ready
 	LADYBUG_FUZZ_SECONDS=$(FUZZ_SECONDS) LADYBUG_TEST_FORM=compiled $(COMPILED)/bin/pytest tests/fuzz --timeout 0
+
+# Other people's WebSocket clients. What cannot be had here is tried once, and its tests are skipped.
+.venv/autobahn/.tried: $(COMPILED)/.ready
+	$(COMPILED)/bin/python -m tests.integration.websocket.autobahn .venv/autobahn
+	mkdir -p .venv/autobahn && touch $@
+
+.venv/node/.tried:
+	mkdir -p .venv/node
+	-npm install --silent --no-audit --no-fund --prefix .venv/node ws
+	touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -20,7 +20,8 @@ from statistics import median
 
 sys.path.append(str(Path(__file__).parent.parent))  # run as a file: the package is this file's directory
 
-from benchmarks import environments, ratios, wrk
+from benchmarks import environments, load, ratios
+from benchmarks.figures import LoadError
 from benchmarks.measure import Sample, measure, progress
 from benchmarks.run import bench_in, chosen
 from benchmarks.servers import BY_NAME as SERVERS
@@ -51,11 +52,12 @@ def turns(
     """All servers at once, each idle but in its turn; every other round in the opposite order."""
     with contextlib.ExitStack() as stack:
         running = [stack.enter_context(serve(server, workload, bench)) for server in servers]
-        for server in running:
-            wrk.run(workload, server.port, 1.0, bench.client_cpu, bench.scratch)
+        players = [(server, stack.enter_context(load.client(workload, server.port, bench))) for server in running]
+        for _, client in players:
+            client.load(1.0)
         for number in numbers:
-            for server in running if number % 2 else reversed(running):
-                taken = measure(server, workload, bench, seconds, number)
+            for server, client in players if number % 2 else reversed(players):
+                taken = measure(server, client, workload, bench, seconds, number)
                 progress(taken)
                 yield taken
 
@@ -89,7 +91,7 @@ def main() -> None:
             for workload in workloads:
                 for numbers in (range(half), range(half, options.rounds)):
                     samples += turns(servers, workload, bench, numbers, options.seconds)
-    except (environments.EnvironmentProblem, ServerProblem, wrk.WrkError) as problem:
+    except (environments.EnvironmentProblem, ServerProblem, LoadError) as problem:
         sys.exit(f"ab: {problem}")
     print_ratios(samples, workloads, "new", "old")
     for other in others:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -17,8 +18,10 @@ ROOT = Path(__file__).parent.parent
 
 # gunicorn[fast] is gunicorn and gunicorn_h1c; asked for apart, because the extra pins a version of the C parser
 # that is not to be had for every platform while gunicorn itself takes any from 0.4.1 and says "fast" to it.
-PEERS = ("uvicorn[standard]", "granian", "hypercorn", "gunicorn", "gunicorn_h1c", "fastpysgi", "uvloop")
+PEERS = ("uvicorn[standard]", "granian", "hypercorn", "gunicorn", "gunicorn_h1c", "fastpysgi", "uvloop", "picows")
 FRAMEWORKS = ("fastapi", "starlette")
+# Not to be had everywhere: socketify loads a library of its own, which needs libuv.so.1.
+OPTIONAL = ("socketify",)
 REPORTED = (
     "uvicorn",
     "uvloop",
@@ -28,6 +31,9 @@ REPORTED = (
     "gunicorn_h1c",
     "hypercorn",
     "fastpysgi",
+    "websockets",
+    "picows",
+    *OPTIONAL,
     *FRAMEWORKS,
 )
 
@@ -83,10 +89,33 @@ def peers(directory: Path, version: str, *, upgrade: bool = False) -> Path:
     if not python.exists():
         say(f"making {environment}")
         run(find_python(version), "-m", "venv", environment)
-    if upgrade or not (environment / "bin" / "granian").exists():
-        say(f"installing the newest peers into {environment}")
-        run(python, "-m", "pip", "install", "-q", "--upgrade", "pip", *PEERS, *FRAMEWORKS)
+    pip = (python, "-m", "pip", "install", "-q", *(("--upgrade", "pip") if upgrade else ()))
+    if lacking := lacks(environment, (*PEERS, *FRAMEWORKS), upgrade=upgrade):
+        say(f"installing the newest {', '.join(lacking)} into {environment}")
+        run(*pip, *lacking)
+    for optional in lacks(environment, OPTIONAL, upgrade=upgrade):
+        say(f"installing the newest {optional} into {environment}")
+        try:
+            run(*pip, optional)
+        except EnvironmentProblem as problem:
+            say(f"left out: {problem}")
     return environment
+
+
+def lacks(environment: Path, wanted: Sequence[str], *, upgrade: bool) -> list[str]:
+    """Those to be installed: what is missing, or everything."""
+    found = installed(environment)
+    return [name for name in wanted if upgrade or name.partition("[")[0] not in found]
+
+
+def compiled(source: Path, directory: Path) -> Path:
+    """The program made of one C file, in `directory`; made once. Raises EnvironmentProblem."""
+    program = directory / f"{source.parent.name}-{source.stem}"
+    if not program.exists():
+        if shutil.which("cc") is None:
+            raise EnvironmentProblem(f"missing: cc, to compile {source}. Debian, Ubuntu: apt-get install gcc")
+        run("cc", "-O2", "-o", program, source)
+    return program
 
 
 def sources() -> list[Path]:
@@ -127,6 +156,11 @@ def install_ladybug(environment: Path) -> None:
 
 def versions(environment: Path) -> dict[str, str]:
     """Installed versions of what is compared."""
-    places = [str(path) for path in environment.glob("lib/python*/site-packages")]
-    found = {d.metadata["Name"].lower().replace("-", "_"): d.version for d in metadata.distributions(path=places)}
+    found = installed(environment)
     return {name: found[name] for name in REPORTED if name in found}
+
+
+def installed(environment: Path) -> dict[str, str]:
+    """Every distribution in it, by its name in small letters with underscores, and its version."""
+    places = [str(path) for path in environment.glob("lib/python*/site-packages")]
+    return {d.metadata["Name"].lower().replace("-", "_"): d.version for d in metadata.distributions(path=places)}

@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from . import proc, wrk
+from . import load, proc
+from .figures import LoadError
 from .servers import Bench, Running, Server, ServerProblem, serve
 from .workloads import Workload
 
 MOST_FOREIGN = 0.12  # of one CPU, taken by other processes while we measured
+MOST_CLIENT = 0.95  # of one CPU, used by the load generator
 MOST_TAKES = 4  # a sample disturbed more often than that is kept and marked
 PATIENCE = 15.0  # seconds to wait for half a quiet second before taking it again
 
@@ -18,7 +20,8 @@ PATIENCE = 15.0  # seconds to wait for half a quiet second before taking it agai
 class Sample:
     """CPU in microseconds per request, of all processes of the server; pss in KiB, after the load.
 
-    `error` is why there are no figures; `foreign` the share of a CPU that others took.
+    `error` is why there are no figures; `foreign` the share of a CPU that others took, `client` the load generator.
+    A request is whatever the workload counts.
     """
 
     workload: str
@@ -33,6 +36,7 @@ class Sample:
     foreign: float = 0.0
     takes: int = 1
     error: str = ""
+    client: float = 0.0
 
     @property
     def cpu_us(self) -> float:
@@ -41,6 +45,11 @@ class Sample:
     @property
     def disturbed(self) -> bool:
         return self.foreign > MOST_FOREIGN
+
+    @property
+    def client_limited(self) -> bool:
+        """The load generator had no time left: a faster server would have got the same figure. Its CPU tells more."""
+        return self.client > MOST_CLIENT
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,12 @@ class Pace:
     seconds: float = 0.0
 
 
-def measure_once(running: Running, workload: Workload, bench: Bench, seconds: float, number: int) -> Sample:
-    foreign = proc.Foreign(running.pid, (bench.server_cpu, bench.client_cpu))
+def measure_once(
+    running: Running, client: load.Client, workload: Workload, bench: Bench, seconds: float, number: int
+) -> Sample:
+    foreign = proc.Foreign(running.pid, (bench.server_cpu, bench.client_cpu), client.pid)
     cpu_before, begun = proc.cpu(running.pid), time.monotonic()
-    figures, _ = wrk.run(workload, running.port, seconds, bench.client_cpu, bench.scratch)
+    figures, client_cpu = client.load(seconds)
     cpu, elapsed = proc.cpu(running.pid) - cpu_before, time.monotonic() - begun
     taken, _ = foreign.seconds()
     wrong = figures.complaint()
@@ -71,27 +82,30 @@ def measure_once(running: Running, workload: Workload, bench: Bench, seconds: fl
         p99_us=figures.p99_us,
         pss_kib=proc.pss_kib(running.pid),
         foreign=taken / elapsed,
+        client=client_cpu / figures.duration_us * 1e6,
     )
 
 
-def wait_for_quiet(running: Running, bench: Bench) -> None:
+def wait_for_quiet(running: Running, client: load.Client, bench: Bench) -> None:
     """Until the others leave the CPUs alone, or patience ends."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        foreign = proc.Foreign(running.pid, (bench.server_cpu, bench.client_cpu))
+        foreign = proc.Foreign(running.pid, (bench.server_cpu, bench.client_cpu), client.pid)
         time.sleep(0.5)
         taken, _ = foreign.seconds()
         if taken / 0.5 <= MOST_FOREIGN:
             return
 
 
-def measure(running: Running, workload: Workload, bench: Bench, seconds: float, number: int) -> Sample:
+def measure(
+    running: Running, client: load.Client, workload: Workload, bench: Bench, seconds: float, number: int
+) -> Sample:
     """A sample of a running server, taken again while others disturb."""
-    best = measure_once(running, workload, bench, seconds, number)
+    best = measure_once(running, client, workload, bench, seconds, number)
     takes = 1
     while best.disturbed and takes < MOST_TAKES:
-        wait_for_quiet(running, bench)
-        again = measure_once(running, workload, bench, seconds, number)
+        wait_for_quiet(running, client, bench)
+        again = measure_once(running, client, workload, bench, seconds, number)
         takes += 1
         if again.error or again.foreign < best.foreign:
             best = again
@@ -101,10 +115,10 @@ def measure(running: Running, workload: Workload, bench: Bench, seconds: float, 
 def sample(server: Server, workload: Workload, bench: Bench, pace: Pace, number: int) -> Sample:
     """Start, check, warm up, measure, and measure again while others disturb. Problems become the sample's error."""
     try:
-        with serve(server, workload, bench) as running:
-            wrk.run(workload, running.port, pace.warm_up, bench.client_cpu, bench.scratch)
-            return measure(running, workload, bench, pace.seconds or workload.seconds, number)
-    except (ServerProblem, wrk.WrkError) as problem:
+        with serve(server, workload, bench) as running, load.client(workload, running.port, bench) as client:
+            client.load(pace.warm_up)
+            return measure(running, client, workload, bench, pace.seconds or workload.seconds, number)
+    except (ServerProblem, LoadError) as problem:
         return Sample(workload.name, server.name, number, error=str(problem))
 
 
@@ -140,4 +154,6 @@ def progress(taken: Sample) -> None:
             figures += f"  (others took {taken.foreign:.0%} of a CPU)"
         elif taken.takes > 1:
             figures += f"  (take {taken.takes})"
+        if taken.client_limited:
+            figures += "  (client limited)"
     print(f"round {taken.round + 1} {taken.workload:<13} {taken.server:<12} {figures}", file=sys.stderr, flush=True)

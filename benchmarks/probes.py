@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from . import proc, wrk
+from . import proc, wrk, ws
+from .figures import LoadError
 from .servers import Bench, Running, Server, ServerProblem, serve
 from .workloads import BY_NAME as WORKLOADS
+from .workloads import Workload
 
 PLAINTEXT = WORKLOADS["plaintext"]
+WEBSOCKET = WORKLOADS["ws-64-c64"]
 IDLE_CONNECTIONS = 10_000
 BATCH = 64  # connections opened at a time: below the smallest backlog among the servers
 IDLE_SECONDS = 10.0
@@ -42,6 +45,8 @@ UNITS = {
     "system calls": "per plaintext request, 64 connections (strace -c)",
     "idle connection": "KiB of process memory per idle keep-alive connection, 10,000 open",
     "opening": "us of CPU to accept a connection and answer its first request",
+    "idle WebSocket": "KiB of process memory per idle WebSocket connection, 10,000 open, after a message on each",
+    "opening WebSocket": "us of CPU to accept a WebSocket connection and echo its first message",
     "idle CPU": "% of a CPU over 10 s with 16 idle connections",
     "wake-ups": "per second, then",
     "PSS": "MiB, one worker, trivial application, after its first answer",
@@ -141,6 +146,21 @@ def idle_memory(running: Running, bench: Bench) -> Iterator[Reading]:
             connection.close()
 
 
+def idle_websocket(running: Running, bench: Bench) -> Iterator[Reading]:
+    name, port = running.server.name, running.port
+    with ws.opened(WEBSOCKET, port, bench.client_cpu, bench.scratch) as client:
+        client.load(1)
+        size, cpu = proc.pss_kib(running.pid), proc.cpu(running.pid)
+        with ws.opened(WEBSOCKET, port, bench.client_cpu, bench.scratch, IDLE_CONNECTIONS):
+            used = proc.cpu(running.pid) - cpu
+            time.sleep(1.0)
+            grown = proc.pss_kib(running.pid) - size
+            if proc.sockets(running.pid) < IDLE_CONNECTIONS:
+                raise ServerProblem("closed idle connections")
+            yield Reading(name, "idle WebSocket", grown / IDLE_CONNECTIONS)
+            yield Reading(name, "opening WebSocket", used.total / IDLE_CONNECTIONS * 1e6)
+
+
 def idle_cpu(running: Running, bench: Bench) -> Iterator[Reading]:
     name = running.server.name
     opened = open_connections(running.port, 16)
@@ -167,12 +187,16 @@ def size(running: Running, bench: Bench) -> Iterator[Reading]:
     yield Reading(name, "PSS worker", max(sizes[1:], default=sizes[0]))
 
 
-PROBES: tuple[tuple[Callable[[Running, Bench], Iterator[Reading]], str], ...] = (
-    (size, "PSS"),
-    (system_calls, "system calls"),
-    (idle_memory, "idle connection"),
-    (idle_cpu, "idle CPU"),
-)
+Probe = Callable[[Running, Bench], Iterator[Reading]]
+PROBES: dict[str, tuple[Probe, Workload]] = {
+    "PSS": (size, PLAINTEXT),
+    "system calls": (system_calls, PLAINTEXT),
+    "idle connection": (idle_memory, PLAINTEXT),
+    "idle WebSocket": (idle_websocket, WEBSOCKET),
+    "idle CPU": (idle_cpu, PLAINTEXT),
+}
+STARTING = "start"
+NAMES = (*PROBES, STARTING)
 
 
 def starts(servers: Sequence[Server], bench: Bench) -> Iterator[Reading]:
@@ -192,8 +216,10 @@ def starts(servers: Sequence[Server], bench: Bench) -> Iterator[Reading]:
         yield Reading(name, "start CPU", median(used[name]))
 
 
-def probe(servers: Sequence[Server], bench: Bench, report: Callable[[Reading], None]) -> list[Reading]:
-    """All probes on all servers that serve plaintext."""
+def probe(
+    servers: Sequence[Server], bench: Bench, names: Sequence[str], report: Callable[[Reading], None]
+) -> list[Reading]:
+    """These probes, of NAMES, on all servers that play their workload, access logs left out."""
     raise_file_limit()
     readings: list[Reading] = []
 
@@ -201,17 +227,21 @@ def probe(servers: Sequence[Server], bench: Bench, report: Callable[[Reading], N
         readings.append(reading)
         report(reading)
 
-    playing = [server for server in servers if server.plays(PLAINTEXT) and server.kind not in ("log", "ladybug-log")]
-    for server in playing:
-        for ask, name in PROBES:
+    silent = [server for server in servers if server.kind not in ("log", "ladybug-log")]
+    for server in silent:
+        for name in (name for name in names if name in PROBES):
+            ask, workload = PROBES[name]
+            if not server.plays(workload):
+                continue
             try:
-                with serve(server, PLAINTEXT, bench, patient=True) as running:
+                with serve(server, workload, bench, patient=True) as running:
                     for reading in ask(running, bench):
                         note(reading)
-            except (ServerProblem, wrk.WrkError, OSError) as problem:
+            except (ServerProblem, LoadError, OSError) as problem:
                 note(Reading(server.name, name, error=str(problem)))
-    for reading in starts(playing, bench):
-        note(reading)
+    if STARTING in names:
+        for reading in starts([server for server in silent if server.plays(PLAINTEXT)], bench):
+            note(reading)
     return readings
 
 

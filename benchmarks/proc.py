@@ -141,13 +141,15 @@ def sockets(leader: int) -> int:
 
 
 class Foreign:
-    """How much of the measuring CPUs other processes took: all but the server, wrk (reaped by us) and ourselves.
+    """How much of the measuring CPUs other processes took: all but the server, ourselves and the load generator.
 
-    Kernel threads are left out (they also work for the server); time stolen by the hypervisor is counted.
+    wrk needs no naming: it begins and is reaped while we look. Kernel threads are left out (they also work for the
+    server); time stolen by the hypervisor is counted.
     """
 
-    def __init__(self, leader: int, cpus: tuple[int, int]) -> None:
+    def __init__(self, leader: int, cpus: tuple[int, int], client: int = 0) -> None:
         self.leader = leader
+        self.client = client
         self.cpus = cpus
         self.before = self.snapshot()
         self.steal = self.stolen()
@@ -156,7 +158,7 @@ class Foreign:
         return parse_steal((PROC / "stat").read_text(), self.cpus)
 
     def snapshot(self) -> dict[int, Stat]:
-        ours = {os.getpid(), KTHREADD}
+        ours = {os.getpid(), KTHREADD, self.client}
         return {
             stat.pid: stat
             for stat in stats()

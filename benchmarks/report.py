@@ -118,6 +118,11 @@ def failure(samples: Sequence[Sample], workload: str, server: str) -> str:
     )
 
 
+def limited(samples: Sequence[Sample], workload: str, server: str) -> str:
+    found = ratios.by_round(samples, workload, server).values()
+    return "client limited" if any(sample.client_limited for sample in found) else ""
+
+
 def workload_table(samples: Sequence[Sample], workload: Workload) -> str:
     rows = []
     for server in servers_of(samples, workload):
@@ -137,10 +142,10 @@ def workload_table(samples: Sequence[Sample], workload: Workload) -> str:
                 # wrk takes the time of one answer in a pipeline, if that
                 "" if workload.pipelined > 1 else f"{middle(ratios.p50)} / {middle(ratios.p99)}",
                 middle(lambda s: s.pss_kib / 1024),
-                f"fails: {failed}"[:90].replace("|", "/") if failed else "",
+                f"fails: {failed}"[:90].replace("|", "/") if failed else limited(samples, workload.name, server),
             )
         )
-    head = ("server", "requests/s", "x uvicorn", "CPU us", "user + system", "p50 / p99 us", "PSS MiB", "")
+    head = ("server", f"{workload.counted}/s", "x uvicorn", "CPU us", "user + system", "p50 / p99 us", "PSS MiB", "")
     return table(head, rows)
 
 
@@ -188,8 +193,9 @@ OF_ONE_RUN = frozenset(("Date", "Command", "Ladybug"))
 DOOR = """# Results
 
 Written by `benchmarks/run.py`; README.md says how the figures are taken. Medians over the rounds; "x uvicorn" is the
-median of the ratios inside each round, against uvicorn with uvloop and httptools and without access log. nginx and
-c-epoll are anchors, not ASGI servers: they show what the machine and wrk can do at all."""
+median of the ratios inside each round, against uvicorn with uvloop and httptools and without access log. nginx, picows
+and c-epoll are anchors, not ASGI servers: they show what the machine and the client can do at all. "client limited":
+the load generator had no time left; a faster server would have got the same figure, and its CPU is what tells."""
 
 
 def joined(records: Sequence[Record]) -> list[Record]:

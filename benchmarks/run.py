@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds of load before measuring (default 1)")
     parser.add_argument("--quick", action="store_true", help="one round, 1 s, main workloads and servers, no probes")
     parser.add_argument("--probes", choices=("yes", "no", "only"), default="yes", help="system calls, memory, start")
+    parser.add_argument("--probe", default="", help=f"which of them, default all: {','.join(probes.NAMES)}")
     parser.add_argument("--out", type=Path, help="where the report goes (default: printed only)")
     parser.add_argument("--venvs", type=Path, default=environments.ROOT / ".venv" / "bench")
     parser.add_argument("--upgrade", action="store_true", help="install the newest peers again")
@@ -84,7 +85,7 @@ def bench_in(environment: Path, ladybug: list[str]) -> Iterator[Bench]:
     """The bench of an environment, with a scratch directory, on the first two CPUs we may use."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
-        raise environments.EnvironmentProblem("two CPUs are needed: one for the server, one for wrk")
+        raise environments.EnvironmentProblem("two CPUs are needed: one for the server, one for the load")
     with alone(), tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         os.sched_setaffinity(0, {cpus[1]})  # our own polling must not run on the server's CPU
         try:
@@ -101,7 +102,10 @@ def compare(options: argparse.Namespace, version: str, missing: list[str]) -> re
     if not options.ladybug and any(server.kind.startswith("ladybug") for server in playing):
         environments.install_ladybug(environment)
     ladybug = shlex.split(options.ladybug) or [str(environment / "bin" / "ladybug")]
+    probing = chosen(options.probe, {name: name for name in probes.NAMES}) or probes.NAMES
     asked = chosen(options.workloads, workloads.BY_NAME) or list(workloads.WORKLOADS)
+    if "cc" in missing:
+        asked = [workload for workload in asked if not workload.websocket]
     samples: list[measure.Sample] = []
     readings: list[probes.Reading] = []
     with bench_in(environment, ladybug) as bench:
@@ -109,7 +113,7 @@ def compare(options: argparse.Namespace, version: str, missing: list[str]) -> re
             pace = measure.Pace(options.warm_up, options.seconds)
             samples += measure.rounds(playing, asked, bench, pace, options.rounds, measure.progress)
         if options.probes != "no":
-            readings += probes.probe(playing, bench, probes.progress)
+            readings += probes.probe(playing, bench, probing, probes.progress)
     command = "python " + shlex.join(sys.argv)
     revision = report.output_of("git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*")
     facts = report.machine(environment / "bin" / "python", ladybug, command, revision)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import environments, frames
 from .workloads import Workload
 
 HERE = Path(__file__).parent
@@ -52,13 +53,19 @@ class Launch:
 
 @dataclass(frozen=True)
 class Server:
-    """kind: asgi (a peer), log (a peer with its access log on), anchor (not ASGI), ladybug, ladybug-log."""
+    """kind: asgi (a peer), log (a peer with its access log on), anchor (not ASGI), ladybug, ladybug-log.
+
+    `only`: "http" or "websocket", when it is measured on nothing else.
+    """
 
     name: str
     kind: str
     command: Callable[[Launch], list[str]] = field(repr=False)
+    only: str = ""
 
     def plays(self, workload: Workload) -> bool:
+        if self.only and self.only != ("websocket" if workload.websocket else "http"):
+            return False
         if self.kind == "anchor":
             return self.name in workload.anchors
         return workload.logged if self.kind in ("log", "ladybug-log") else True
@@ -71,6 +78,8 @@ class ServerProblem(Exception):
 def uvicorn(launch: Launch) -> list[str]:
     patient = ["--timeout-keep-alive", "600"] if launch.patient else []
     fast = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    if launch.workload.websocket:
+        fast += ["--log-level", "warning"]  # it has three lines for every WebSocket connection, not in the access log
     return [f"{launch.path}/uvicorn", *fast, *patient, "--port", str(launch.port), launch.workload.app]
 
 
@@ -86,8 +95,8 @@ def granian(launch: Launch) -> list[str]:
 
 def granian_st(launch: Launch) -> list[str]:
     """As its authors benchmark ASGI."""
-    options = ["--interface", "asgi", "--runtime-mode", "st", "--http", "1", "--no-ws", "--loop", "uvloop"]
-    options += granian_patient(launch)
+    options = ["--interface", "asgi", "--runtime-mode", "st", "--http", "1", "--loop", "uvloop"]
+    options += ["--ws" if launch.workload.websocket else "--no-ws", *granian_patient(launch)]
     return [f"{launch.path}/granian", *options, "--port", str(launch.port), launch.workload.app]
 
 
@@ -116,6 +125,17 @@ def fastpysgi(launch: Launch) -> list[str]:
     program = f"import fastpysgi; from {module} import {attribute} as app; "
     program += f"fastpysgi.run(app, host='127.0.0.1', port={launch.port})"
     return [f"{launch.path}/python", "-c", program]
+
+
+def socketify(launch: Launch) -> list[str]:
+    """On HTTP it answers some of our requests wrongly and dies of others; on WebSocket it is the one to beat."""
+    options = ["--interface", "asgi", "--host", "127.0.0.1", "--port", str(launch.port), "--workers", "1"]
+    return [f"{launch.path}/python", "-m", "socketify", launch.workload.app, *options]
+
+
+def picows(launch: Launch) -> list[str]:
+    """Not ASGI: a listener's callbacks, which is all that picows is."""
+    return [f"{launch.path}/python", str(HERE / "anchors" / "picows_server.py"), str(launch.port), anchored(launch)]
 
 
 def ladybug_command(command: list[str], *, access_log: bool) -> Callable[[Launch], list[str]]:
@@ -161,11 +181,17 @@ def nginx(launch: Launch) -> list[str]:
 
 
 def c_epoll(launch: Launch) -> list[str]:
-    program = launch.bench.scratch / "epoll"
-    if not program.exists():
-        subprocess.run(["cc", "-O2", "-o", str(program), str(HERE / "anchors" / "epoll.c")], check=True)
+    anchors, scratch = HERE / "anchors", launch.bench.scratch
+    if launch.workload.websocket:
+        return [str(environments.compiled(anchors / "websocket.c", scratch)), str(launch.port), anchored(launch)]
+    program = environments.compiled(anchors / "epoll.c", scratch)
     closing = ["close"] if ("Connection", "close") in launch.workload.fields else []
     return [str(program), str(launch.port), str(len(launch.workload.expected)), *closing]
+
+
+def anchored(launch: Launch) -> str:
+    """What an anchor does, not having an application."""
+    return "broadcast" if launch.workload.websocket == "broadcast" else "echo"
 
 
 SERVERS = (
@@ -175,10 +201,12 @@ SERVERS = (
     Server("granian", "asgi", granian),
     Server("gunicorn", "asgi", gunicorn),
     Server("hypercorn", "asgi", hypercorn),
-    Server("fastpysgi", "asgi", fastpysgi),
+    Server("fastpysgi", "asgi", fastpysgi, only="http"),  # it has no WebSocket
+    Server("socketify", "asgi", socketify, only="websocket"),
     Server("ladybug-log", "ladybug-log", ladybug_command([], access_log=True)),
     Server("uvicorn-log", "log", uvicorn_log),
     Server("nginx", "anchor", nginx),
+    Server("picows", "anchor", picows),
     Server("c-epoll", "anchor", c_epoll),
 )
 
@@ -198,7 +226,9 @@ def free_port() -> int:
 
 
 def ask(port: int, workload: Workload) -> tuple[int, bytes]:
-    """One request of the workload, as wrk sends it. Returns status and body."""
+    """One request of the workload, as wrk sends it, or one message. Returns status and body."""
+    if workload.websocket:
+        return frames.ask(port, workload, ANSWER_TIMEOUT)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT)
     try:
         connection.putrequest(workload.method, workload.path, skip_accept_encoding=True)
@@ -215,7 +245,7 @@ def ask(port: int, workload: Workload) -> tuple[int, bytes]:
 
 def complaint(status: int, body: bytes, workload: Workload, *, exact: bool) -> str:
     """Why an answer is wrong, or nothing. An anchor's body need only have the right length."""
-    if status != 200:
+    if status != workload.status:
         return f"status {status}"
     if len(body) != len(workload.expected):
         return f"body of {len(body)} bytes, not {len(workload.expected)}"
@@ -293,6 +323,8 @@ def wait_for_answer(process: subprocess.Popen[bytes], port: int, workload: Workl
             last = repr(error)
             time.sleep(0.001)
             continue
+        except frames.ProtocolError as error:
+            raise ServerProblem(f"first answer: {error}") from None
         wrong = complaint(status, body, workload, exact=exact)
         if wrong:
             raise ServerProblem(f"first answer: {wrong}")

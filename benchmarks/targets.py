@@ -81,6 +81,9 @@ def probe_against(name: str, other: str) -> Read:
 
 
 VS = "requests/s, x uvicorn"
+MESSAGES = "messages/s, x uvicorn"
+SOCKETIFY = "messages/s, x socketify"
+PICOWS = "messages/s, x picows without ASGI"
 BEST = "requests/s, x the best peer"
 NGINX = "requests/s, x nginx"
 GRANIAN = ("granian", "granian-st")
@@ -120,6 +123,16 @@ TARGETS = (
     Target("stream", VS, against("stream"), 1.1, 1.25),
     Target("file", VS, against("file"), 3.8, 4.8),
     Target("file", "requests/s, x granian", against_best("file", GRANIAN), 1.0, among=GRANIAN),
+    Target("ws-64", MESSAGES, against("ws-64"), 1.9, 2.4),
+    Target("ws-64", SOCKETIFY, against("ws-64", "socketify"), 1.0),
+    Target("ws-64-c64", MESSAGES, against("ws-64-c64"), 1.6, 1.9),
+    Target("ws-64-c64", SOCKETIFY, against("ws-64-c64", "socketify"), 1.0),
+    Target("ws-64k", MESSAGES, against("ws-64k"), 1.3, 1.6),
+    Target("ws-64k", SOCKETIFY, against("ws-64k", "socketify"), 1.0),
+    Target("ws-64k", PICOWS, against("ws-64k", "picows"), 1.0),
+    Target("ws-broadcast", MESSAGES, against("ws-broadcast"), 1.8, 2.4),
+    Target("ws-handshake", "handshakes/s, x uvicorn", against("ws-handshake"), 2.0, 3.0),
+    Target("idle WebSocket", "KiB of process memory each", probe("idle WebSocket"), 7.0, 5.0, True),
     Target("access log", "plaintext with it / without", against("plaintext", US, "ladybug-log"), 0.9),
     Target("system calls", "per plaintext request", probe("system calls"), 2.1, None, True),
     Target("idle connection", "KiB of process memory each", probe("idle connection"), 2.0, 1.0, True),

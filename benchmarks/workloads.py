@@ -1,6 +1,7 @@
 """What is asked of the servers: one entry per row of the comparison.
 
-A workload is the request that wrk repeats, over how many connections, and the one answer that is right.
+A workload is the request that wrk repeats, or the message of the WebSocket client, over how many connections, and
+the one answer that is right.
 Rule: nothing here knows a server, except that anchors (which are not ASGI servers) name what they can play.
 """
 
@@ -37,7 +38,11 @@ BROWSER_FIELDS = (
 
 @dataclass(frozen=True)
 class Workload:
-    """`app` is module:attribute below apps/; `expected` the body of the one right answer, whose status is 200."""
+    """`app` is module:attribute below apps/; `expected` the body of the one right answer, whose status is 200.
+
+    `websocket` is what the WebSocket client does (clients/websocket.c): echo, broadcast or handshake; then `body` is the
+    message, and `expected` what comes back. Without it the workload is HTTP.
+    """
 
     name: str
     title: str
@@ -52,9 +57,42 @@ class Workload:
     seconds: float = 2.0
     logged: bool = False  # also measure the servers with their access logs on
     anchors: frozenset[str] = frozenset()
+    websocket: str = ""
+    text: bool = False  # the message is text, not bytes
+
+    @property
+    def status(self) -> int:
+        """Of the one right answer."""
+        return 101 if self.websocket else 200
+
+    @property
+    def counted(self) -> str:
+        """What there are so and so many of in a second."""
+        return {"": "requests", "handshake": "handshakes"}.get(self.websocket, "messages")
 
 
 BOTH_ANCHORS = frozenset({"nginx", "c-epoll"})
+WEBSOCKET_ANCHORS = frozenset({"picows", "c-epoll"})
+
+
+def websocket(
+    name: str, title: str, size: int, connections: int, *, does: str = "echo", text: bool = False, seconds: float = 3.0
+) -> Workload:
+    message = b"x" * size
+    app = "raw:websocket_broadcast" if does == "broadcast" else "raw:websocket_echo"
+    return Workload(
+        name,
+        title,
+        app,
+        message,
+        connections,
+        body=message,
+        seconds=seconds,
+        anchors=WEBSOCKET_ANCHORS,
+        websocket=does,
+        text=text,
+    )
+
 
 WORKLOADS = (
     Workload("plaintext", "13 bytes, 64 connections", "raw:plaintext", HELLO, logged=True, anchors=BOTH_ANCHORS),
@@ -140,6 +178,14 @@ WORKLOADS = (
         connections=16,
         path="/file",
         anchors=frozenset({"nginx"}),
+    ),
+    websocket("ws-64", "WebSocket echo of 64 bytes, 1,000 connections", 64, 1000),
+    websocket("ws-64-c64", "WebSocket echo of 64 bytes, 64 connections", 64, 64, seconds=2.0),
+    websocket("ws-text", "WebSocket echo of 64 bytes of text, 64 connections", 64, 64, text=True, seconds=2.0),
+    websocket("ws-64k", "WebSocket echo of 64 KiB, 1,000 connections", 64 * KIB, 1000),
+    websocket("ws-broadcast", "WebSocket broadcast of 64 bytes to 1,000 connections", 64, 1000, does="broadcast"),
+    websocket(
+        "ws-handshake", "WebSocket connections opened and closed, 64 at a time", 64, 64, does="handshake", seconds=2.0
     ),
 )
 

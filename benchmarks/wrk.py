@@ -1,44 +1,19 @@
-"""The load generator: wrk, told by a Lua script what to send and to report its figures as one line of JSON.
+"""The load generator of the HTTP workloads: wrk.
 
-wrk's own summary rounds to three digits and prints units; the script's `done` has the numbers themselves.
+A Lua script tells it what to send, and to report its figures as one line of JSON. wrk's own summary rounds to three
+digits and prints units; the script's `done` has the numbers themselves.
 """
 
 import json
 import resource
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .figures import Figures, LoadError
 from .workloads import Workload
 
 MARK = "figures "
-
-
-class WrkError(Exception):
-    """wrk could not run or said nothing we understand; the message is its output."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What wrk counted. Durations in microseconds; wrk reports p50 and p99 over all answers, pipelined ones too."""
-
-    requests: int
-    duration_us: int
-    p50_us: float
-    p99_us: float
-    failures: dict[str, int]
-
-    @property
-    def per_second(self) -> float:
-        return self.requests / self.duration_us * 1e6
-
-    def complaint(self) -> str:
-        """Why this is not a valid sample, or nothing."""
-        failed = ", ".join(f"{count} {kind}" for kind, count in self.failures.items() if count)
-        if failed:
-            return f"errors under load: {failed} of {self.requests} requests"
-        return "" if self.requests else "no answer under load"
 
 
 def lua_quoted(text: bytes) -> str:
@@ -78,12 +53,12 @@ end
 
 
 def parse(output: str) -> Figures:
-    """The figures in wrk's output. Raises WrkError when they are not there."""
+    """The figures in wrk's output, p50 and p99 over all answers, pipelined ones too. Raises LoadError without them."""
     for line in output.splitlines():
         if line.startswith(MARK):
             found: dict[str, Any] = json.loads(line.removeprefix(MARK))
             return Figures(**found)
-    raise WrkError(f"wrk printed no figures:\n{output.strip()}")
+    raise LoadError(f"wrk printed no figures:\n{output.strip()}")
 
 
 def run(workload: Workload, port: int, seconds: float, cpu: int, scratch: Path) -> tuple[Figures, float]:

@@ -13,8 +13,9 @@ from mypy_extensions import i64, mypyc_attr
 from ladybug.asgi.awaitables import logger
 from ladybug.asgi.scope import Address
 from ladybug.asgi.service import Service
-from ladybug.connection import DONTWAIT, Connection, Timeouts, plain_host
+from ladybug.connection import Connection
 from ladybug.poller import READABLE, Poller, Source
+from ladybug.transport import DONTWAIT, Timeouts, plain_host
 
 # Accepted in one turn, at most; more wait in the queue until the connections at hand were served.
 MOST_PER_TURN: Final[i64] = 64

@@ -38,6 +38,7 @@ App = str | Callable[..., object]
 Interface = Literal["auto", "asgi3", "asgi2"]
 Lifespan = Literal["auto", "on", "off"]
 Poller = Literal["auto", "epoll", "portable"]
+WebSocket = Literal["auto", "none"]
 # A dictionary as logging.config defines it, or a file that holds one.
 LogConfig = dict[str, Any] | str | os.PathLike[str] | None
 HeaderList = list[tuple[str, str]]
@@ -46,6 +47,7 @@ BINDING = "Address"
 APPLICATION = "Application"
 PROCESSES = "Processes"
 IMPLEMENTATION = "Implementation"
+WEBSOCKET = "WebSocket"
 LOGGING = "Logging"
 HEADERS = "Proxies and headers"
 LIMITS = "Limits"
@@ -65,12 +67,6 @@ NOT_SUPPORTED: Mapping[str, str] = {
     "reload_delay": "",
     "http": "leave it out: there is one HTTP/1.1 implementation",
     "http2": "",
-    "ws": "",
-    "ws_max_size": "",
-    "ws_max_queue": "",
-    "ws_ping_interval": "",
-    "ws_ping_timeout": "",
-    "ws_per_message_deflate": "",
     "h11_max_incomplete_event_size": "see --limit-request-fields-size and --limit-request-line",
     "ssl_keyfile": "",
     "ssl_certfile": "",
@@ -284,6 +280,43 @@ class Config(Table):
         kind=OneOf[Poller]("auto", "epoll", "portable"),
         group=IMPLEMENTATION,
         help="How the server waits for its connections; auto is epoll where there is one. portable is for other systems.",
+    )
+
+    ws: Setting[WebSocket, WebSocket] = Setting(
+        default="auto",
+        kind=OneOf[WebSocket]("auto", "none"),
+        group=WEBSOCKET,
+        help="Serve WebSockets; with none a handshake is an ordinary GET.",
+    )
+    ws_max_size: Setting[int, int] = Setting(
+        default=16_777_216,
+        kind=Whole(1, metavar="BYTES"),
+        group=WEBSOCKET,
+        help="The largest message a client may send, decompressed; a larger one closes the WebSocket with code 1009.",
+    )
+    ws_max_queue: Setting[int, int] = Setting(
+        default=32,
+        kind=Whole(1, metavar="MESSAGES"),
+        group=WEBSOCKET,
+        help="How many messages are received ahead of the application; then reading stops until it takes some.",
+    )
+    ws_ping_interval: Setting[float, float] = Setting(
+        default=20,
+        kind=Seconds(),
+        group=WEBSOCKET,
+        help="Send a ping this long after the last one was answered. 0 is off.",
+    )
+    ws_ping_timeout: Setting[float, float] = Setting(
+        default=20,
+        kind=Seconds(),
+        group=WEBSOCKET,
+        help="Close a WebSocket, with code 1011, whose client has not answered a ping for this long. 0 is off.",
+    )
+    ws_per_message_deflate: Setting[bool, bool] = Setting(
+        default=True,
+        kind=Switch(),
+        group=WEBSOCKET,
+        help="Compress messages (permessage-deflate) when the client offers it.",
     )
 
     log_level: Setting[int | None, int | str | None] = Setting(

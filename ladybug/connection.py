@@ -1,85 +1,63 @@
-"""One client's connection, from accept to close: the shell around the protocol core. Reads as the life it leads.
+"""One client's connection as far as it speaks HTTP/1.1: the shell around the protocol core. Reads as the life it leads.
 
     NEW ----first byte----> ACTIVE <-----> IDLE            (a request is being received or answered; between two)
       \\__________________________\\___________\\--> LINGERING --> CLOSED
                                                  (all is said; the client may still be sending, and would lose our last
                                                  words to a reset if we closed at once: RFC 9112 section 9.6)
 
-The life of a write. An exchange writes into the worker's cork; flush() hands that to transmit(); what the kernel does not
-take waits in the outbox, whose size is what is_congested() tells applications about; on_writable() empties it.
-
 Memory: a connection that idles is this object and a socket. The parser is made with the first byte; nothing is kept of
 a request that is answered.
 """
 
-import contextlib
 import errno
 import os
 import socket
-import struct
-from collections import deque
 from typing import Any, Final, final
 
-from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
 from ladybug.asgi.awaitables import logger, yield_once
-from ladybug.asgi.http import HttpExchange, target_of
+from ladybug.asgi.exchange import target_of
+from ladybug.asgi.http import HttpExchange
 from ladybug.asgi.scope import Address, build_scope
-from ladybug.asgi.service import Service, Wire
+from ladybug.asgi.service import Service, WebSocketSettings
 from ladybug.deadlines import NEVER
-from ladybug.poller import BROKEN, PEER_CLOSED, READABLE, WRITABLE, Poller, Source
+from ladybug.poller import READABLE, Poller
 from ladybug.protocol import errors
 from ladybug.protocol.errors import Refusal
 from ladybug.protocol.fields import RequestHead
+from ladybug.protocol.handshake import read_handshake, wants_websocket
 from ladybug.protocol.http1 import COMPLETE, DATA, END, ERROR, HEAD, NEED_DATA, REQUEST, Http1
+from ladybug.transport import (
+    ACTIVE,
+    CLOSED,
+    DONTWAIT,
+    HIGH_WATER,
+    IDLE,
+    LINGERING,
+    NEW,
+    READ_SIZE,
+    READS_PER_TURN,
+    Timeouts,
+    Transport,
+)
+from ladybug.websocket_connection import WebSocketConnection
 
-NEW: Final[i64] = 0
-ACTIVE: Final[i64] = 1
-IDLE: Final[i64] = 2
-LINGERING: Final[i64] = 3
-CLOSED: Final[i64] = 4
-
-# One read. More than 64 KiB would be mapped and unmapped by the allocator each time.
-READ_SIZE: Final = 65536
-# Reads of one connection in one turn; the rest waits until the others have had theirs.
-READS_PER_TURN: Final[i64] = 4
-# Body read ahead of the application, at most; and response the client has not taken before send() waits, resumed below.
-HIGH_WATER: Final[i64] = 65536
-LOW_WATER: Final[i64] = 16384
 # The cork is sent when it holds this much, even if more of the batch is to come.
 CORK_SIZE: Final[i64] = 65536
 # Body that an application left unread: up to this it is read and dropped, so that the connection can go on.
 DISCARD_SIZE: Final[i64] = 262144
 # A connection that got its last answer within so many ticks may well have a request on the way.
 RECENT: Final[i64] = 4
-LINGER_SIZE: Final[i64] = 67108864
 # A piece of a file sent in one go before others get their turn.
 FILE_TURN: Final[i64] = 1048576
 
-# Not on every system; where it is missing the sockets are non-blocking from the start.
-DONTWAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 MSG_MORE: Final[int] = getattr(socket, "MSG_MORE", 0)
-RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
 
 
 @mypyc_attr(native_class=True)
 @final
-class Timeouts:
-    """In ticks of the sweep (deadlines.py); 0 means none."""
-
-    def __init__(self, head: i64, body: i64, keep_alive: i64, send: i64, linger: i64, farewell: i64) -> None:
-        self.head: Final[i64] = head
-        self.body: Final[i64] = body
-        self.keep_alive: Final[i64] = keep_alive
-        self.send: Final[i64] = send
-        self.linger: Final[i64] = linger
-        self.farewell: Final[i64] = farewell
-
-
-@mypyc_attr(native_class=True)
-@final
-class Connection(Wire, Source):
+class Connection(Transport):
     """A connection; made by the acceptor, which then calls begin()."""
 
     def __init__(
@@ -92,30 +70,13 @@ class Connection(Wire, Source):
         client: Address | None,
         server: Any,
     ) -> None:
-        super().__init__(service)
-        self.poller: Final = poller
-        self.timeouts: Final = timeouts
-        self.socket: Final = sock
-        self.fd: Final[i64] = fd
-        self.client: Final = client
-        self.server: Any = server  # Address, None for "not asked yet", or a tuple (path, None)
-        self.state: i64 = NEW
+        super().__init__(service, poller, timeouts, sock, fd, client, server)
         self.parser: Http1 | None = None
         self.exchange: HttpExchange | None = None
-        self.outbox: deque[bytes] | None = None
-        self.outbox_sent: i64 = 0  # bytes of its first piece that are sent
-        self.blocked = False  # the kernel had no room; it will say when it has
-        self.unsent: i64 = 0  # bytes in the outbox
-        self.buffered: i64 = 0  # bytes of body read ahead of the application
-        self.discarded: i64 = 0  # bytes read only to be dropped
-        self.readable = True  # the socket may hold bytes; told once, so it must be remembered
-        self.peer_closed = False  # the client will send no more
         self.scope: dict[str, Any] | None = None  # of an exchange that is yet to be started
+        self.buffered: i64 = 0  # bytes of body read ahead of the application
         self.advancing = False
         self.running = False
-        self.watched = False  # registered with the poller
-        self.paused = False  # the poller was asked not to tell of readability
-        self.close_when_sent = False
         self.head_started = False
 
     def begin(self) -> None:
@@ -131,37 +92,7 @@ class Connection(Wire, Source):
         if self.scope is None:  # else when its application has run
             self.watch()
 
-    def watch(self) -> None:
-        """Register with the poller, unless the connection is over already."""
-        if self.watched or self.state == CLOSED:
-            return
-        self.watched = True
-        self.poller.watch(self.fd)
-        if self.paused:
-            self.poller.pause_reading(self.fd)
-        if self.blocked:
-            self.poller.want_writable(self.fd, True)
-
     # -- From the poller --------------------------------------------------------------------------------------------
-
-    def on_ready(self, mask: i64) -> None:
-        if self.state == CLOSED:
-            return
-        if mask & BROKEN != 0:
-            self.lose()
-            return
-        if mask & WRITABLE != 0 and self.blocked:
-            self.on_writable()
-        if mask & PEER_CLOSED != 0:
-            self.peer_closed = True
-        if mask & (READABLE | PEER_CLOSED) != 0:
-            self.readable = True
-        if mask == 0:
-            self.advance()
-        self.read()
-        owner = self.service.cork_owner
-        if owner is not None:
-            owner.flush()
 
     def on_deadline(self) -> None:
         """What the connection waited for did not come in time."""
@@ -203,7 +134,7 @@ class Connection(Wire, Source):
                 self.poller.again(self)
                 return
             reads += 1
-            data = self.receive()
+            data = self.receive(READ_SIZE)
             if data is None:
                 return
             size: i64 = len(data)
@@ -212,11 +143,6 @@ class Connection(Wire, Source):
                 return
             if size < READ_SIZE and not self.peer_closed:
                 self.readable = False
-            if self.state == LINGERING:
-                self.discarded += size
-                if self.discarded > LINGER_SIZE:
-                    self.close()
-                continue
             parser = self.parser
             if parser is None:
                 parser = Http1(self.service.parser)
@@ -231,18 +157,6 @@ class Connection(Wire, Source):
             self.set_deadline(NEVER)
         if self.readable:
             self._watch_for_end(exchange)
-
-    def receive(self) -> bytes | None:
-        """One recv: bytes, b"" at the end of input, None when there is nothing, or the connection was lost."""
-        try:
-            data: bytes = self.socket.recv(READ_SIZE, DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            self.readable = False
-            return None
-        except OSError:
-            self.lose()
-            return None
-        return data
 
     def _watch_for_end(self, exchange: HttpExchange) -> None:
         """Input waits while a response is pending: not to be read yet, unless it is the end."""
@@ -259,22 +173,17 @@ class Connection(Wire, Source):
                 self.lose()
                 return
             if peeked:
-                self.paused = True
-                self.poller.pause_reading(self.fd)
+                self.pause_reading()
                 return
             self.peer_closed = True
-        if not self.paused:
-            self.paused = True
-            self.poller.pause_reading(self.fd)
+        self.pause_reading()
         if exchange.body_complete and not exchange.disconnected:
             exchange.half_close()
 
     def resume_reading(self) -> None:
         """The application has taken what was read ahead."""
         self.buffered = 0
-        if self.paused:
-            self.paused = False
-            self.poller.resume_reading(self.fd)
+        self.go_on_reading()
         if self.readable and not self.advancing and self.wants_input():
             self.read()
         exchange = self.exchange
@@ -285,11 +194,6 @@ class Connection(Wire, Source):
         """The next move is the client's: it has so long for the next byte of its body. Not while it waits for our 100."""
         if not exchange.body_complete and not exchange.expect_continue:
             self.set_deadline(self.timeouts.body)
-
-    def set_deadline(self, ticks: i64) -> None:
-        """The client has so long for what it owes. While it owes us the reading of what is written, nothing else counts."""
-        if not self.blocked:
-            self.poller.deadlines.set(self.fd, ticks)
 
     def on_end_of_input(self) -> None:
         self.readable = False
@@ -359,9 +263,7 @@ class Connection(Wire, Source):
         self.advancing = False
 
     def _await_request(self, parser: Http1) -> None:
-        if self.paused:
-            self.paused = False
-            self.poller.resume_reading(self.fd)
+        self.go_on_reading()
         if parser.has_input():
             # The clock for a head runs from its first byte; more bytes do not set it back.
             if not self.head_started:
@@ -400,9 +302,10 @@ class Connection(Wire, Source):
         ):
             self._refuse_busy(head)
             return
-        if self.server is None:
-            self.server = server_address(self.socket)
-        scope = build_scope(service, head, self.client, self.server)
+        if head.upgrade and service.websocket is not None and wants_websocket(head):
+            self._begin_websocket(parser, head, service.websocket)
+            return
+        scope = build_scope(service, head, self.client, self.local_address())
         exchange = HttpExchange(service, self, head)
         if self.timeouts.keep_alive == NEVER:
             exchange.persist = False
@@ -420,6 +323,18 @@ class Connection(Wire, Source):
         self.scope = scope
         if not self.running:
             self.poller.run_soon(self)
+
+    def _begin_websocket(self, parser: Http1, head: RequestHead, settings: WebSocketSettings) -> None:
+        """The request is an opening handshake (RFC 6455 section 4.2): another protocol takes the socket over."""
+        handshake = read_handshake(head)
+        if isinstance(handshake, Refusal):
+            self.refuse(handshake)
+        elif self.service.draining:
+            self.refuse(errors.SERVICE_UNAVAILABLE)
+        else:
+            self.flush()
+            if self.state != CLOSED:
+                WebSocketConnection(self, head, handshake, settings, parser.take_rest()).start()
 
     def run(self) -> None:
         """Call the application for the request that was read, and for those pipelined behind it as they complete."""
@@ -469,9 +384,7 @@ class Connection(Wire, Source):
         self.flush()
         if self.state == CLOSED:  # the client was lost while it was sent
             return
-        if self.paused:
-            self.paused = False
-            self.poller.resume_reading(self.fd)
+        self.go_on_reading()
         if not self.advancing and (parser.has_input() or self.readable):
             # Not here and now: this is inside the application's send(), in the middle of its task.
             self.poller.again(self)
@@ -501,6 +414,8 @@ class Connection(Wire, Source):
             refusal.status,
             [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(content))],
         )
+        for name, value in refusal.fields:
+            writer.write(name + b": " + value + b"\r\n")
         writer.write(b"connection: close\r\n\r\n")
         writer.write(content)
         self.flush()
@@ -517,10 +432,6 @@ class Connection(Wire, Source):
         refusal = parser.refusal
         if refusal is not None:
             self.refuse(refusal)
-
-    def peer(self) -> str:
-        client = self.client
-        return f"{client[0]}:{client[1]}" if client is not None else ""
 
     def drain(self) -> None:
         """The worker stops. What runs is answered with Connection: close; a connection without a request is closed.
@@ -539,114 +450,11 @@ class Connection(Wire, Source):
 
     # -- Writing ------------------------------------------------------------------------------------------------------
 
-    def cork(self) -> BytesWriter:
-        service = self.service
-        owner = service.cork_owner
-        if owner is not self:
-            if owner is not None:
-                owner.flush()
-            service.cork_owner = self
-        return service.writer
+    def on_room(self) -> None:
+        if self.exchange is not None:
+            self.exchange.wake_drained()
 
-    def flush(self) -> None:
-        data = self.take_cork()
-        if data:
-            self.transmit(data, 0)
-
-    def take_cork(self) -> bytes:
-        """What is corked for this connection, to be sent now."""
-        service = self.service
-        if service.cork_owner is not self:
-            return b""
-        service.cork_owner = None
-        writer = service.writer
-        data = writer.getvalue()
-        writer.truncate(0)
-        return data
-
-    def transmit(self, data: bytes, flags: int) -> None:
-        """Give `data` to the kernel, or what it does not take to the outbox."""
-        if self.state == CLOSED:
-            return
-        if self.unsent > 0:
-            self.keep(data, 0)
-            return
-        sent: i64
-        try:
-            sent = self.socket.send(data, DONTWAIT | flags)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self.lose()
-            return
-        if sent < len(data):
-            self.keep(data, sent)
-
-    def transmit_content(self, content: bytes, end: bytes) -> None:
-        pieces = (self.take_cork(), content, end)
-        if self.state == CLOSED:
-            return
-        sent: i64 = 0
-        if self.unsent == 0:
-            try:
-                sent = self.socket.sendmsg(pieces, (), DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError:
-                self.lose()
-                return
-        for piece in pieces:
-            size: i64 = len(piece)
-            if sent < size:
-                self.keep(piece, sent)
-                sent = 0
-            else:
-                sent -= size
-
-    def keep(self, data: bytes, sent: i64) -> None:
-        """Put what the kernel did not take of `data` into the outbox; it is not copied."""
-        if self.outbox is None:
-            self.outbox = deque()
-            self.outbox_sent = sent
-            self.await_room()
-        self.outbox.append(data)
-        self.unsent += len(data) - (sent if len(self.outbox) == 1 else 0)
-
-    def await_room(self) -> None:
-        self.blocked = True
-        self.poller.want_writable(self.fd, True)
-        self.poller.deadlines.set(self.fd, self.timeouts.send)
-
-    def on_writable(self) -> None:
-        """The kernel has room again: send on, in the same order."""
-        outbox = self.outbox
-        while outbox:
-            data = outbox[0]
-            left: i64 = len(data) - self.outbox_sent
-            sent: i64
-            try:
-                sent = self.socket.send(memoryview(data)[self.outbox_sent :] if self.outbox_sent else data, DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                self.lose()
-                return
-            self.unsent -= sent
-            # Progress: a client that takes a byte now and then is slow, one that takes none is gone.
-            self.poller.deadlines.set(self.fd, self.timeouts.send)
-            if sent < left:
-                self.outbox_sent += sent
-                if self.unsent <= LOW_WATER and self.exchange is not None:
-                    self.exchange.wake_drained()
-                return
-            self.outbox_sent = 0
-            outbox.popleft()
-        self.outbox = None
-        self.blocked = False
-        self.poller.want_writable(self.fd, False)
-        if self.close_when_sent:
-            self.finish()
-            return
+    def on_sent(self) -> None:
         exchange = self.exchange
         if exchange is None:
             self._await_client()
@@ -668,9 +476,6 @@ class Connection(Wire, Source):
             self.set_deadline(self.timeouts.head)
         else:
             self.set_deadline(self.timeouts.body)
-
-    def is_congested(self) -> bool:
-        return self.unsent > HIGH_WATER
 
     async def transmit_file(self, path: str, length: i64, chunked: bool) -> int:
         file = open(path, "rb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115 - quicker than asking a thread to do it
@@ -726,82 +531,18 @@ class Connection(Wire, Source):
 
     # -- The end ------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """All is said. Close: as soon as it is sent, and so that the client gets to read it."""
-        if self.state >= LINGERING:
-            return
-        if self.unsent > 0:
-            self.close_when_sent = True
-        elif (self.readable and not self.peer_closed) or self.parser is None or self.parser.state != COMPLETE:
-            self.linger()
-        else:
-            self.close()
+    def input_is_over(self) -> bool:
+        parser = self.parser
+        return parser is not None and parser.state == COMPLETE and (self.peer_closed or not self.readable)
 
-    def linger(self) -> None:
-        """Close our half; read and drop what the client still sends, within bounds, until it closes the other."""
+    def forget_input(self) -> None:
         self.parser = None
-        self.state = LINGERING
-        self.close_when_sent = False
-        self.discarded = 0
-        if self.blocked:  # by a file that was given up; nothing of it waits
-            self.blocked = False
-            self.poller.want_writable(self.fd, False)
-        self.set_deadline(self.timeouts.linger)
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        self.readable = True
-        if self.paused:
-            self.paused = False
-            self.poller.resume_reading(self.fd)
-        self.poller.again(self)
 
-    def lose(self) -> None:
-        """The client is gone: tell the exchange, and close."""
+    def on_lost(self) -> None:
         exchange = self.exchange
         self.exchange = None
-        self.close()
         if exchange is not None:
             exchange.disconnect()
             if self.scope is not None:  # its application was not called yet, and will not be
                 self.scope = None
                 exchange.finish()
-
-    def abort(self) -> None:
-        """Close with a reset, so that the client cannot take what it has for the whole."""
-        if self.state != CLOSED:
-            with contextlib.suppress(OSError):  # it may be gone already
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self.lose()
-
-    def close(self) -> None:
-        if self.state == CLOSED:
-            return
-        self.state = CLOSED
-        service = self.service
-        if service.cork_owner is self:
-            service.cork_owner = None
-            service.writer.truncate(0)
-        self.parser = None
-        self.outbox = None
-        self.unsent = 0
-        self.poller.remove(self.fd, self.watched)
-        self.socket.close()
-        service.connections -= 1
-        if service.on_quiet is not None:
-            service.on_quiet()
-
-
-def server_address(sock: Any) -> Address:
-    """The address the client connected to, for the scope."""
-    name = sock.getsockname()
-    if isinstance(name, tuple):
-        return plain_host(name[0]), name[1]
-    return str(name), None
-
-
-def plain_host(host: str) -> str:
-    """An IPv4 client of a dual-stack listener has an IPv4-mapped address (RFC 4291 section 2.5.5.2): show the IPv4 one."""
-    return host[7:] if host.startswith("::ffff:") and "." in host else host

@@ -5,8 +5,9 @@ A worker process runs one; a program may run its own inside a loop that it owns 
 The stop, in phases (each begins when the one before has nothing left to do, or its time is over):
 1. responses say Connection: close, idle connections are closed; then what waits in the listeners' queues is taken, and
    the listeners are closed;
-2. what runs may finish; streams without a known end are told http.disconnect, the silent ones first, the others when half
-   the time is over. Not before: frameworks cancel a request that is told so, and it would end as an error;
+2. what runs may finish; WebSockets are closed with 1012; streams without a known end are told http.disconnect, the silent
+   ones first, the others when half the time is over. Not before: frameworks cancel a request that is told so, and it would
+   end as an error;
 3. at timeout_graceful_shutdown, or when escalated, what still runs is cancelled;
 4. lifespan shutdown, always, on a budget of its own.
 """
@@ -20,14 +21,13 @@ from typing import Any
 
 from ladybug.accept import Acceptor
 from ladybug.access_log import LoggingAccessLog, PlainAccessLog
+from ladybug.asgi.exchange import Exchange
 from ladybug.asgi.forwarded import Trust
-from ladybug.asgi.http import HttpExchange
 from ladybug.asgi.lifespan import Lifespan
 from ladybug.asgi.response import HeadWriter
 from ladybug.asgi.scope import EXTENSIONS, SPEC_VERSION, scope_template
-from ladybug.asgi.service import AccessRecorder, Service
+from ladybug.asgi.service import AccessRecorder, Service, WebSocketSettings
 from ladybug.config import Config
-from ladybug.connection import Connection, Timeouts
 from ladybug.deadlines import ticks
 from ladybug.importer import load_app
 from ladybug.link import LIFESPAN_SHUTDOWN
@@ -36,6 +36,7 @@ from ladybug.log import access_wanted, level_prefix, plain_access, status_text
 from ladybug.poller import Poller, make_poller
 from ladybug.protocol.limits import Limits
 from ladybug.serving_loop import ServingLoop, ServingSelector
+from ladybug.transport import Timeouts, Transport
 
 logger = logging.getLogger("ladybug.error")
 
@@ -226,6 +227,14 @@ class Server:
             service.limit_requests = config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)
             service.on_request_limit = self._retire
         service.access = access_recorder() if config.access_log else None
+        if config.ws != "none":
+            service.websocket = WebSocketSettings(
+                config.ws_max_size,
+                config.ws_max_queue,
+                ticks(config.ws_ping_interval),
+                ticks(config.ws_ping_timeout),
+                config.ws_per_message_deflate,
+            )
         timeouts = Timeouts(
             ticks(config.timeout_request_head),
             ticks(config.timeout_request_body),
@@ -285,8 +294,8 @@ class Server:
         clock = asyncio.get_running_loop().time
         begin = clock()
         end = begin + self.config.timeout_graceful_shutdown
-        sends: dict[HttpExchange, int] = {}
-        asked: dict[HttpExchange, float] = {}
+        sends: dict[Exchange, int] = {}
+        asked: dict[Exchange, float] = {}
         while not await self._settle(min(STREAM_SILENCE, end - clock())):
             now = clock()
             if now >= end or self._escalate.is_set():
@@ -295,9 +304,7 @@ class Server:
                 if exchange.leaving:
                     if now - asked[exchange] >= LEAVE_GRACE:
                         exchange.expel()
-                elif exchange.is_stream() and (
-                    now - begin > (end - begin) / 2 or sends.get(exchange) == exchange.sends
-                ):
+                elif exchange.may_leave(sends.get(exchange) == exchange.sends, now - begin > (end - begin) / 2):
                     exchange.leave()
                     asked[exchange] = now
                 sends[exchange] = exchange.sends
@@ -323,11 +330,11 @@ class Server:
         service.on_quiet = None
         return quiet.is_set()
 
-    def _open_connections(self) -> list[Connection]:
+    def _open_connections(self) -> list[Transport]:
         assert self._poller is not None
-        return [source for source in self._poller.sources if isinstance(source, Connection)]
+        return [source for source in self._poller.sources if isinstance(source, Transport)]
 
-    def _running(self) -> list[HttpExchange]:
+    def _running(self) -> list[Exchange]:
         """Exchanges whose application has not returned; their connections may have gone on without them."""
         assert self._service is not None
         return list(self._service.running)

@@ -34,10 +34,11 @@ from ladybug.access_log import PlainAccessLog
 from ladybug.asgi.response import HeadWriter
 from ladybug.asgi.scope import EXTENSIONS, SPEC_VERSION, scope_template
 from ladybug.asgi.service import Service
-from ladybug.connection import CLOSED, Connection, Timeouts
+from ladybug.connection import Connection
 from ladybug.poller import NestedPoller, Poller, PortablePoller, SharedPoller
 from ladybug.protocol.limits import Limits
 from ladybug.serving_loop import ServingLoop
+from ladybug.transport import CLOSED, Timeouts
 
 Message = dict[str, Any]
 App = Callable[..., Awaitable[None]]

@@ -31,7 +31,7 @@ FLOORS: dict[str, set[str]] = {
         *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "scoreboard", "serving_loop"),
         "setting",
     },
-    "io": {"accept", "access_log", "connection", "deadlines", "poller"},
+    "io": {"accept", "access_log", "connection", "deadlines", "poller", "transport", "websocket_connection"},
     "asgi": {f"asgi.{path.stem}" for path in (PACKAGE / "asgi").glob("[a-z]*.py")},
     "protocol": {f"protocol.{path.stem}" for path in (PACKAGE / "protocol").glob("[a-z]*.py")},
     # Words for what goes wrong: under every floor, because every floor may have to say one.

@@ -1,9 +1,13 @@
 """The pure parts of the comparison: a figure that is wrong here would be wrong in RESULTS.md."""
 
+import contextlib
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,8 @@ import pytest
 # At the end: an installed, compiled ladybug must not be shadowed by the sources beside benchmarks/.
 sys.path.append(str(Path(__file__).parent.parent))
 
-from benchmarks import probes, proc, ratios, report, servers, targets, workloads, wrk
+from benchmarks import environments, frames, probes, proc, ratios, report, servers, targets, workloads, wrk, ws
+from benchmarks.figures import LoadError
 from benchmarks.measure import Sample
 from benchmarks.probes import Reading
 
@@ -36,7 +41,7 @@ def test_wrk_errors_and_refusals_invalidate_a_sample() -> None:
 
 
 def test_wrk_that_could_not_connect_is_an_error_with_its_words() -> None:
-    with pytest.raises(wrk.WrkError, match="unable to connect"):
+    with pytest.raises(LoadError, match="unable to connect"):
         wrk.parse("unable to connect to 127.0.0.1:1 Connection refused\n")
 
 
@@ -50,7 +55,9 @@ def test_lua_script_refuses_a_body_it_cannot_write_short() -> None:
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-@pytest.mark.parametrize("workload", workloads.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize(
+    "workload", [w for w in workloads.WORKLOADS if not w.websocket], ids=lambda workload: workload.name
+)
 def test_wrk_sends_what_the_workload_says(workload: workloads.Workload, tmp_path: Path) -> None:
     script = tmp_path / "w.lua"
     script.write_text(wrk.lua_script(workload))
@@ -206,3 +213,207 @@ def test_answers_are_checked_before_anything_is_measured() -> None:
     assert servers.complaint(200, b"Hello", plaintext, exact=True) == "body of 5 bytes, not 13"
     assert servers.complaint(200, b"Hello, wORLD!", plaintext, exact=True) == "wrong body"
     assert servers.complaint(200, b"xxxxxxxxxxxxx", plaintext, exact=False) == ""
+
+
+def test_a_websocket_answer_is_101_and_the_message() -> None:
+    echo = workloads.BY_NAME["ws-64"]
+    assert servers.complaint(101, b"x" * 64, echo, exact=True) == ""
+    assert servers.complaint(200, b"x" * 64, echo, exact=True) == "status 200"
+    assert servers.complaint(101, b"x" * 63, echo, exact=True) == "body of 63 bytes, not 64"
+
+
+def test_who_plays_what() -> None:
+    playing = {w.name: {s.name for s in servers.SERVERS if s.plays(w)} for w in workloads.WORKLOADS}
+    assert {"socketify", "picows", "c-epoll", "uvicorn"} < playing["ws-64"]
+    assert playing["ws-64"].isdisjoint({"fastpysgi", "nginx", "uvicorn-log", "ladybug-log"})
+    assert playing["plaintext"].isdisjoint({"socketify", "picows"})
+    assert playing["browser"].isdisjoint({"uvicorn-log", "ladybug-log"})
+
+
+def test_a_load_generator_without_time_left_is_marked() -> None:
+    samples = [Sample("ws-64", "ladybug", 0, 9.0, client=0.99), Sample("ws-64", "uvicorn", 0, 5.0, client=0.4)]
+    text = report.workload_table(samples, workloads.BY_NAME["ws-64"])
+    limited, free = text.splitlines()[2:]
+    assert "| server | messages/s |" in text
+    assert (limited.split(" | ")[0], limited.endswith("| client limited |")) == ("| ladybug", True)
+    assert (free.split(" | ")[0], "client limited" in free) == ("| uvicorn", False)
+
+
+def test_the_accept_of_rfc_6455_section_1_3() -> None:
+    assert frames.accept_of(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def test_the_frames_of_rfc_6455_section_5_7() -> None:
+    key = bytes.fromhex("37fa213d")
+    assert frames.encode(frames.Frame(frames.TEXT, b"Hello"), key) == bytes.fromhex("818537fa213d7f9f4d5158")
+    hello = bytes.fromhex("810548656c6c6f")
+    assert frames.decode(hello + b"rest") == (frames.Frame(frames.TEXT, b"Hello"), b"rest")
+    assert [frames.decode(hello[:size]) for size in range(len(hello))] == [None] * len(hello)
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_frames_of_all_three_lengths(size: int) -> None:
+    sent = frames.encode(frames.Frame(frames.BINARY, b"x" * size), bytes(4))
+    head = sent[: -size - 4] if size else sent[:-4]
+    received = bytes([head[0], head[1] & 0x7F]) + head[2:] + b"x" * size  # the same from a server: not masked
+    assert frames.decode(received) == (frames.Frame(frames.BINARY, b"x" * size), b"")
+    assert frames.decode(received[:-1]) is None
+
+
+@pytest.mark.parametrize("head", ["0105", "c105", "8185"], ids=["fragmented", "reserved", "masked"])
+def test_frames_that_a_server_should_not_send_us(head: str) -> None:
+    with pytest.raises(frames.ProtocolError, match=head):
+        frames.decode(bytes.fromhex(head))
+
+
+def test_a_handshake_is_judged() -> None:
+    key = b"dGhlIHNhbXBsZSBub25jZQ=="
+    head = (
+        b"HTTP/1.1 101 Switching Protocols\r\nSEC-WEBSOCKET-ACCEPT: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nUpgrade: websocket"
+    )
+    assert frames.check_response(head, key) == 101
+    assert frames.check_response(b"HTTP/1.1 403 Forbidden", key) == 403
+    with pytest.raises(frames.ProtocolError, match="Accept"):
+        frames.check_response(head.replace(b"s3p", b"s3P"), key)
+    with pytest.raises(frames.ProtocolError, match="extension"):
+        frames.check_response(head + b"\r\nSec-WebSocket-Extensions: permessage-deflate", key)
+
+
+def test_websocket_figures_are_read() -> None:
+    line = 'figures {"requests": 1000, "duration_us": 2000000, "p50_us": 87.0, "p99_us": 595.5, "cpu_us": 500000}'
+    figures, cpu = ws.parse(line)
+    assert (figures.per_second, figures.p50_us, figures.p99_us, figures.complaint(), cpu) == (500, 87, 595.5, "", 0.5)
+    with pytest.raises(LoadError, match="gone"):
+        ws.parse("gone")
+
+
+PING, PONG = 9, 10
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+ANY_CPU = min(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the C programs are compiled, once."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@contextlib.contextmanager
+def c_server(programs: Path, mode: str) -> Iterator[int]:
+    """The anchor, listening. Yields its port."""
+    program = environments.compiled(servers.HERE / "anchors" / "websocket.c", programs)
+    port = servers.free_port()
+    with subprocess.Popen([program, str(port), mode]) as process:
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    break
+            yield port
+        finally:
+            process.kill()
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    "workload", [w for w in workloads.WORKLOADS if w.websocket], ids=lambda workload: workload.name
+)
+def test_the_websocket_client_and_the_anchor_agree(workload: workloads.Workload, programs: Path) -> None:
+    with c_server(programs, "broadcast" if workload.websocket == "broadcast" else "echo") as port:
+        assert frames.ask(port, workload, 20) == (101, workload.expected)
+        with ws.opened(workload, port, ANY_CPU, programs, connections=30) as client:
+            for _ in range(2):
+                figures, cpu = client.load(0.05)
+                assert figures.requests >= 30
+                assert figures.duration_us >= 0.05e6
+                assert 0 < figures.p50_us <= figures.p99_us <= figures.duration_us
+                assert 0 < cpu <= figures.duration_us / 1e6
+
+
+@contextlib.contextmanager
+def scripted(answer: Callable[[frames.Frame], bytes], handshake: bytes = b"") -> Iterator[int]:
+    """A server for one connection, which answers every frame with these bytes. Yields its port."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(4096)
+            key = head.partition(b"Sec-WebSocket-Key: ")[2][:24]
+            right = b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: " + frames.accept_of(key) + b"\r\n\r\n"
+            connection.sendall(handshake or right)
+            received = b""
+            while piece := connection.recv(1 << 18):
+                received += piece
+                while len(received) >= 6 and len(received) >= (end := 6 + (received[1] & 127)):
+                    payload = frames.masked(received[6:end], received[2:6])
+                    connection.sendall(answer(frames.Frame(received[0] & 15, payload)))
+                    received = received[end:]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            thread.join(20)
+
+
+def from_server(opcode: int, payload: bytes) -> bytes:
+    return bytes([frames.FIN | opcode, len(payload)]) + payload
+
+
+TINY = workloads.websocket("tiny", "", 8, 1)
+WRONG = {
+    "wrong content": lambda frame: from_server(frame.opcode, b"x" * 8),
+    "7 bytes, not 8": lambda frame: from_server(frame.opcode, frame.payload[:7]),
+    "opcode 1, not 2": lambda frame: from_server(frames.TEXT, frame.payload),
+    "fragmented": lambda frame: b"\x02\x08" + frame.payload,
+    "a masked frame": lambda frame: b"\x82\x88" + bytes(4) + frame.payload,
+    "a message too many": lambda frame: from_server(frame.opcode, frame.payload) * 2,
+    "code 1011": lambda frame: from_server(frames.CLOSE, (1011).to_bytes(2, "big")),
+}
+
+
+@needs_cc
+@pytest.mark.parametrize("complaint", WRONG)
+def test_the_websocket_client_finds_what_is_wrong(complaint: str, programs: Path) -> None:
+    def try_it(port: int) -> None:
+        with ws.opened(TINY, port, ANY_CPU, programs) as client:
+            client.load(0.2)
+
+    with scripted(WRONG[complaint]) as port, pytest.raises(LoadError, match=complaint):
+        try_it(port)
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    ("handshake", "complaint"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "refused: HTTP/1.1 403"),
+        (b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n", "wrong Sec-WebSocket-Accept"),
+    ],
+)
+def test_the_websocket_client_judges_handshakes(handshake: bytes, complaint: str, programs: Path) -> None:
+    def try_it(port: int) -> None:
+        with ws.opened(TINY, port, ANY_CPU, programs):
+            pass
+
+    with scripted(lambda frame: b"", handshake) as port, pytest.raises(LoadError, match=complaint):
+        try_it(port)
+
+
+@needs_cc
+def test_the_websocket_client_answers_pings(programs: Path) -> None:
+    pongs: list[bytes] = []
+
+    def answer(frame: frames.Frame) -> bytes:
+        if frame.opcode == PONG:
+            pongs.append(frame.payload)
+            return b""
+        return from_server(PING, b"still there") + from_server(frame.opcode, frame.payload)
+
+    with scripted(answer) as port, ws.opened(TINY, port, ANY_CPU, programs) as client:
+        figures, _ = client.load(0.05)
+    assert len(pongs) >= figures.requests >= 1
+    assert set(pongs) == {b"still there"}

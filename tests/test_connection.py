@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from ladybug.connection import (
-    DISCARD_SIZE,
+from ladybug.connection import DISCARD_SIZE
+from ladybug.protocol.limits import Limits
+from ladybug.transport import (
     HIGH_WATER,
     IDLE,
     LINGER_SIZE,
@@ -23,7 +24,6 @@ from ladybug.connection import (
     plain_host,
     server_address,
 )
-from ladybug.protocol.limits import Limits
 from tests.corpus.feeding import FEEDINGS, Feeding
 from tests.pair import (
     BODY,

@@ -22,6 +22,7 @@ import ladybug
 from ladybug.cli import given_values, main
 from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, not_supported
 from tests.integration.support import ROOT, Client, Program, Server, serve
+from tests.integration.websocket.peer import connect, handshake_bytes
 
 EXAMPLES = ROOT / "examples"
 PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ("docs", "benchmarks") for page in (ROOT / room).rglob("*.md"))])
@@ -264,6 +265,36 @@ def test_quart_app_takes_a_form() -> None:
         assert server.request("/", method="POST", headers=form, body=b"name=Ada").status == 302
         page = server.request("/").body
         assert b"the server, at startup" in page and b"<li>Ada</li>" in page
+
+
+def test_websocket_chat_lets_everybody_hear() -> None:
+    with example("websocket_chat") as server:
+        assert b"new WebSocket(" in server.request("/").body
+        with connect(server) as ada, connect(server) as bob:
+            ada.open("/room?name=Ada", headers=["Origin: http://localhost"])
+            assert ada.read_message() == "Ada has come in"
+            bob.open("/room?name=Bob")
+            assert ada.read_message() == bob.read_message() == "Bob has come in"
+            bob.send_text("käse?")
+            assert ada.read_message() == bob.read_message() == "Bob: käse?"
+            bob.finish()
+            assert ada.read_message() == "Bob has left"
+        with connect(server) as stranger:
+            stranger.send(handshake_bytes("/room?name=Eve", headers=["Origin: https://example.org"]))
+            assert stranger.read_response().status == 403
+
+
+def test_the_websocket_page_shows_an_application_that_works(tmp_path: Path) -> None:
+    (program,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/websocket.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "echo.py").write_text(program)
+    options = ("--app-dir", str(tmp_path), "--lifespan", "off")
+    with serve("shown.echo:app", *options) as server, connect(server) as peer:
+        peer.open("/").send_text("hi")
+        assert peer.read_message() == "HI"
+        peer.finish()
 
 
 def test_embedding_serves_its_page_and_stops() -> None:

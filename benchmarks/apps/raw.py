@@ -83,3 +83,41 @@ async def sleep(scope: Message, receive: Receive, send: Send) -> None:
         return await lifespan(receive, send)
     await asyncio.sleep(0.005)
     return await answer(send, HELLO)
+
+
+def same(message: Message) -> Message:
+    """A WebSocket message back. Either key may be missing, or None."""
+    text = message.get("text")
+    if text is not None:
+        return {"type": "websocket.send", "text": text}
+    return {"type": "websocket.send", "bytes": message["bytes"]}
+
+
+async def websocket_echo(scope: Message, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        return await lifespan(receive, send)
+    await receive()  # websocket.connect
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send(same(message))
+    return None
+
+
+room: set[Send] = set()
+
+
+async def websocket_broadcast(scope: Message, receive: Receive, send: Send) -> None:
+    """Everybody hears what anybody says."""
+    if scope["type"] == "lifespan":
+        return await lifespan(receive, send)
+    await receive()  # websocket.connect
+    await send({"type": "websocket.accept"})
+    room.add(send)
+    try:
+        while (message := await receive())["type"] == "websocket.receive":
+            answer = same(message)
+            for send_to in tuple(room):
+                await send_to(answer)
+    finally:
+        room.discard(send)
+    return None

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ladybug.asgi.http import HttpExchange
+    from ladybug.asgi.exchange import Exchange
 
 logger = logging.getLogger("ladybug.error")
 
@@ -24,14 +24,14 @@ async def ready(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-async def next_message(exchange: "HttpExchange") -> dict[str, Any]:
+async def next_message(exchange: "Exchange") -> dict[str, Any]:
     """A receive() that has to wait: for more of the body, or for the end of the client or of the response."""
     while (message := exchange.maybe_message()) is None:
         await exchange.begin_wait()
     return message
 
 
-async def drained(exchange: "HttpExchange") -> None:
+async def drained(exchange: "Exchange") -> None:
     """A send() that has to wait until the client has taken most of what is already written."""
     while exchange.is_congested():
         await exchange.begin_wait_drained()
@@ -43,7 +43,7 @@ async def yield_once() -> None:
     await asyncio.sleep(0)
 
 
-async def run_app(app: Any, scope: dict[str, Any], receive: Any, send: Any, exchange: "HttpExchange") -> None:
+async def run_app(app: Any, scope: dict[str, Any], receive: Any, send: Any, exchange: "Exchange") -> None:
     """One call of the application, from scope to the end of the exchange; the body of its task."""
     try:
         await app(scope, receive, send)
@@ -58,7 +58,7 @@ async def run_app(app: Any, scope: dict[str, Any], receive: Any, send: Any, exch
             logger.error("ASGI application returned without completing its response to %s %s", *exchange.request_line())
 
 
-def report(error: BaseException, exchange: "HttpExchange") -> None:
+def report(error: BaseException, exchange: "Exchange") -> None:
     """Log what an application raised; that its client went away is not worth an error."""
     if caused_by_disconnect(error):
         logger.debug("The client of %s %s disconnected", *exchange.request_line())

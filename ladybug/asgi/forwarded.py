@@ -69,8 +69,11 @@ class Trust:
         for name, value in scope["headers"]:
             if name == b"x-forwarded-proto":
                 proto: str = value.decode("latin-1").strip()
-                if proto in ("http", "https"):
-                    scope["scheme"] = proto
+                # Some proxies name the scheme of a WebSocket by its own name.
+                if proto == "https" or proto == "wss":
+                    scope["scheme"] = "https"
+                elif proto == "http" or proto == "ws":
+                    scope["scheme"] = "http"
             elif name == b"x-forwarded-for":
                 text: str = value.decode("latin-1")
                 forwarded += [part.strip() for part in text.split(",")]

@@ -4,12 +4,8 @@ Receiving:  the connection feeds body pieces in; receive() hands them on, then w
 Sending:    START --http.response.start--> BODY --http.response.body (last)--> [TRAILERS -->] COMPLETE
             A message that the state does not expect raises in the application; after COMPLETE all are ignored, as the
             specification says; once the client is gone they raise ClientDisconnected, an OSError.
-
-Every exchange is a fresh object: an application may keep `send` for as long as it likes and will never write into
-somebody else's response. send() acts when it is called and returns something to await (awaitables.py says why).
 """
 
-import asyncio
 from collections import deque
 from typing import Any, Final, final
 
@@ -19,8 +15,10 @@ from mypy_extensions import i64, mypyc_attr
 from ladybug.asgi import awaitables
 from ladybug.asgi.awaitables import ClientDisconnected
 from ladybug.asgi.done import DONE
+from ladybug.asgi.exchange import NEXT_MESSAGE, READY, SENDS_PER_TURN, Exchange, target_of
 from ladybug.asgi.response import CRLF, HeadWriter
 from ladybug.asgi.service import Service, Wire
+from ladybug.asgi.waiter import Waiter
 from ladybug.protocol.fields import RequestHead
 
 START: Final[i64] = 0
@@ -37,81 +35,36 @@ NO_CONTENT: Final[i64] = 3  # HEAD, 204, 304: whatever the application sends sta
 
 # Above this a piece of content goes to the kernel from where it lies: a copy would cost more than a second buffer does.
 LARGE: Final[i64] = 16384
-# A stream that never has to wait yields to the loop once in so many sends, so that it cannot have the worker to itself.
-SENDS_PER_TURN: Final[i64] = 16
-
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-
-# Names of an uncompiled module are looked up in a dictionary at each use; these are not.
-READY: Final[Any] = awaitables.ready
-RUN_APP: Final[Any] = awaitables.run_app
-
-# CPython 3.12 can start a task at once, inside the read callback; 3.11 takes the loop's way.
-TASK: Final[Any] = asyncio.Task
-EAGER: Final = hasattr(asyncio, "eager_task_factory")
 
 
 @mypyc_attr(native_class=True)
 @final
-class HttpExchange:
+class HttpExchange(Exchange):
     """A request being answered. Made by the connection once the head is parsed."""
 
     def __init__(self, service: Service, wire: Wire, head: RequestHead) -> None:
-        self.service: Final = service
-        self.wire: Wire | None = wire
+        super().__init__(service, wire)
         self.method: Final = head.method
         self.raw_path: Final = head.raw_path
         self.query: Final = head.query
         self.http11: Final = head.http11
-        self.client: Any = None  # scope["client"], for the log
         self.persist = head.persistent  # the connection may go on after this
         self.expect_continue = head.expect_continue
         # Request body
         self.received: deque[bytes] | None = None
         self.body_complete = False  # all of it was received
         self.body_delivered = False  # the application knows
-        self.disconnected = False  # receive() says http.disconnect
         self.half_closed = False  # because the client has closed its half of the connection
-        self.leaving = False  # receive() says http.disconnect behind the body, because the server stops
         self.expelled = False  # send() raises for the same reason
         self.told = False  # the application was told http.disconnect before its response was complete
-        self.waiters: list[asyncio.Future[None]] | None = None
-        self.drain_waiters: list[asyncio.Future[None]] | None = None
         # Response
         self.state: i64 = START
         self.status: int = 0
         self.framing: i64 = BY_LENGTH
         self.length: i64 = -1  # content still to come, when framed by length
         self.trailers = False
-        self.sends: i64 = 0
-        # The application
-        self.task: Any = None
-        self.finished = False
-
-    def start(self, scope: dict[str, Any]) -> None:
-        """Call the application; most return before this does."""
-        service = self.service
-        coroutine = RUN_APP(service.app, scope, self.receive, self.send, self)
-        if EAGER:
-            self.task = TASK(coroutine, loop=service.loop, eager_start=True)
-        else:
-            self.task = service.loop.create_task(coroutine)
-        if self.finished:
-            self.task = None
-        else:
-            service.running.add(self)
-
-    def finish(self) -> None:
-        """The application's call is over."""
-        self.finished = True
-        service = self.service
-        service.in_flight -= 1
-        if service.on_quiet is not None:
-            service.on_quiet()
-        if self.task is not None:
-            self.task = None
-            service.running.discard(self)
 
     def request_line(self) -> tuple[str, str]:
         return self.method, target_of(self.raw_path, self.query).decode("latin-1")
@@ -123,11 +76,11 @@ class HttpExchange:
         if self.received is None:
             self.received = deque()
         self.received.append(content)
-        self._wake()
+        self.wake()
 
     def feed_end(self) -> None:
         self.body_complete = True
-        self._wake()
+        self.wake()
 
     def disconnect(self) -> None:
         """The client is gone, or the server takes its leave: no more in either direction."""
@@ -135,7 +88,7 @@ class HttpExchange:
         if self.wire is not None and self.state != START and self.state != COMPLETE:
             self._record_access(self.wire)
         self.wire = None
-        self._wake()
+        self.wake()
         self.wake_drained()
 
     def half_close(self) -> None:
@@ -143,13 +96,16 @@ class HttpExchange:
         response goes on; but an application that asks is told that the client is gone, which is nearly always true."""
         self.half_closed = True
         self.disconnected = True
-        self._wake()
+        self.wake()
+
+    def may_leave(self, silent: bool, late: bool) -> bool:
+        return self.is_stream() and (silent or late)
 
     def leave(self) -> None:
         """Tell the application http.disconnect while its response may still be written: the graceful stop. Not before it
         has its request, all of it: what is under way is to be finished."""
         self.leaving = True
-        self._wake()
+        self.wake()
 
     def expel(self) -> None:
         """The application was told to leave and has not: a stream that only sends hears of it as an error of its next send."""
@@ -159,26 +115,6 @@ class HttpExchange:
     def is_stream(self) -> bool:
         """Whether a response is under way whose end nobody but the application knows."""
         return self.state == BODY and (self.framing == BY_CHUNKS or self.framing == BY_CLOSE)
-
-    def cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-
-    def _wake(self) -> None:
-        waiters = self.waiters
-        if waiters is not None:
-            self.waiters = None
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def wake_drained(self) -> None:
-        waiters = self.drain_waiters
-        if waiters is not None:
-            self.drain_waiters = None
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
 
     # -- receive() --------------------------------------------------------------------------------------------------
 
@@ -195,7 +131,7 @@ class HttpExchange:
             message = self.maybe_message()
             if message is not None:
                 return READY(message)
-        return awaitables.next_message(self)
+        return NEXT_MESSAGE(self)
 
     def maybe_message(self) -> dict[str, Any] | None:
         """The next message, or None when the application has to wait."""
@@ -221,12 +157,8 @@ class HttpExchange:
             return {"type": "http.disconnect"}
         return None
 
-    def begin_wait(self) -> "asyncio.Future[None]":
-        """A future that is done when maybe_message() is worth another try. Each waiting receive() has its own."""
-        waiter: asyncio.Future[None] = self.service.loop.create_future()
-        if self.waiters is None:
-            self.waiters = []
-        self.waiters.append(waiter)
+    def begin_wait(self) -> Waiter:
+        waiter = super().begin_wait()
         if not self.body_complete and self.wire is not None:
             self.wire.resume_reading()
         return waiter
@@ -460,7 +392,7 @@ class HttpExchange:
         self.state = COMPLETE
         self.wire = None
         if self.waiters is not None:
-            self._wake()
+            self.wake()
         if self.drain_waiters is not None:
             self.wake_drained()
 
@@ -471,27 +403,16 @@ class HttpExchange:
             if not self.service.in_turn:
                 self.service.end_turn_soon()
 
-    # -- Flow control and the end of the call, for awaitables.py ------------------------------------------------------
+    # -- The end of the call, for awaitables.py -----------------------------------------------------------------------
 
-    def is_congested(self) -> bool:
-        return self.wire is not None and self.wire.is_congested()
-
-    def begin_wait_drained(self) -> "asyncio.Future[None]":
-        waiter: asyncio.Future[None] = self.service.loop.create_future()
-        if self.drain_waiters is None:
-            self.drain_waiters = []
-        self.drain_waiters.append(waiter)
-        return waiter
-
-    def check_connected(self) -> None:
-        if self.wire is None and self.state != COMPLETE:
-            raise ClientDisconnected("The client disconnected while the response was being sent")
+    def is_complete(self) -> bool:
+        return self.state == COMPLETE
 
     def app_raised(self) -> None:
         """The application raised: answer for it."""
         wire = self.wire
         if wire is not None and self.state != COMPLETE:
-            self._fail(wire)
+            self.fail(wire)
         self.finish()
 
     def app_returned(self) -> bool:
@@ -500,11 +421,11 @@ class HttpExchange:
         wire = self.wire
         failed = wire is not None and self.state != COMPLETE
         if wire is not None and failed:
-            self._fail(wire)
+            self.fail(wire)
         self.finish()
         return failed and not self.told
 
-    def _fail(self, wire: Wire) -> None:
+    def fail(self, wire: Wire) -> None:
         """500 if nothing was said yet; otherwise the client must see that the response is cut short."""
         if self.told and self.half_closed:
             if self.state != START:
@@ -536,8 +457,3 @@ class HttpExchange:
         if self.framing != NO_CONTENT:
             writer.write(content)
         self._complete(wire)
-
-
-def target_of(raw_path: bytes, query: bytes) -> bytes:
-    """The request target in origin-form, as the log shows it."""
-    return raw_path + b"?" + query if query else raw_path

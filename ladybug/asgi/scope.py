@@ -1,4 +1,4 @@
-"""From a request head to the ASGI HTTP scope (ASGI www specification, "HTTP connection scope", spec_version 2.5).
+"""From a request head to the ASGI scope, of HTTP and of WebSocket (ASGI www specification, spec_version 2.5).
 
 One template per worker, copied for each request; the dictionaries in it (asgi, state, extensions) are copied with it, so
 that no request sees what another's application did to them.
@@ -66,6 +66,19 @@ def build_scope(service: Service, head: RequestHead, client: Address | None, ser
         scope["state"] = service.state.copy()
     if head.forwarded and service.trust is not None:
         service.trust.apply(scope)
+    return scope
+
+
+def build_websocket_scope(
+    service: Service, head: RequestHead, client: Address | None, server: Address | None, subprotocols: list[str]
+) -> dict[str, Any]:
+    """The scope of a WebSocket ("WebSocket connection scope"): that of its handshake, but for what is HTTP's."""
+    scope = build_scope(service, head, client, server)
+    del scope["method"]
+    scope["type"] = "websocket"
+    scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+    scope["subprotocols"] = subprotocols
+    scope["extensions"] = {"websocket.http.response": {}}
     return scope
 
 

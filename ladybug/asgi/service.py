@@ -6,12 +6,13 @@ them; nothing here is locked or shared between processes). Wire is the floor bel
 
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Any, Final, final
 
 from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
 from ladybug.asgi.response import HeadWriter
+from ladybug.protocol.deflate import Agreement
 from ladybug.protocol.http1 import HeadParser
 from ladybug.protocol.limits import Limits
 
@@ -27,6 +28,26 @@ class AccessRecorder:
     def flush(self) -> None:
         """Write what is remembered."""
         raise NotImplementedError
+
+
+@mypyc_attr(native_class=True)
+@final
+class WebSocketSettings:
+    """What is agreed to with WebSocket clients.
+
+    Attributes:
+        max_size: bytes of a message, decompressed; 0: no limit.
+        max_queue: messages received ahead of the application.
+        ping_interval, ping_timeout: in ticks; 0: none.
+        deflate: whether permessage-deflate is accepted when a client offers it.
+    """
+
+    def __init__(self, max_size: i64, max_queue: i64, ping_interval: i64, ping_timeout: i64, deflate: bool) -> None:
+        self.max_size: Final[i64] = max_size
+        self.max_queue: Final[i64] = max_queue
+        self.ping_interval: Final[i64] = ping_interval
+        self.ping_timeout: Final[i64] = ping_timeout
+        self.deflate: Final = deflate
 
 
 @mypyc_attr(native_class=True)
@@ -49,6 +70,7 @@ class Service:
         self.extensions: dict[str, Any] = {}
         self.state: dict[str, Any] | None = None
         self.root_path = ""
+        self.websocket: WebSocketSettings | None = None  # None: a handshake is a request like any other
         self.trust: Any = None  # a forwarded.Trust, or None: X-Forwarded-* fields are left alone
         self.limit_concurrency: i64 = 0  # 0: none
         self.limit_requests: i64 = 0  # 0: none
@@ -119,6 +141,14 @@ class Wire:
 
     def exchange_complete(self, persist: bool) -> None:
         """The response is complete: go on with the next request, or close when `persist` is False."""
+        raise NotImplementedError
+
+    def begin_frames(self, deflate: Agreement | None) -> None:
+        """The WebSocket handshake is accepted: from now on both sides send frames."""
+        raise NotImplementedError
+
+    def begin_close(self) -> None:
+        """Our close frame is written: the client has so long to answer with its own."""
         raise NotImplementedError
 
     def abort(self) -> None:

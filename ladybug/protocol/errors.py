@@ -13,11 +13,16 @@ from mypy_extensions import mypyc_attr
 @mypyc_attr(native_class=True)
 @final
 class Refusal:
-    """A request that must not reach the application: the status to answer with, and the rule it broke."""
+    """A request that must not reach the application: the status to answer with, and the rule it broke.
 
-    def __init__(self, status: int, reason: str) -> None:
+    Attributes:
+        fields: what the answer must say beside that, as field names and values.
+    """
+
+    def __init__(self, status: int, reason: str, fields: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         self.status: Final = status
         self.reason: Final = reason
+        self.fields: Final = fields
 
     def __repr__(self) -> str:
         return f"Refusal({self.status}, {self.reason!r})"
@@ -54,3 +59,18 @@ FIELDS_TOO_LARGE: Final = Refusal(431, "Request header fields too large")
 # RFC 9110 section 15.5.9
 REQUEST_TIMEOUT: Final = Refusal(408, "Request timeout")
 SERVICE_UNAVAILABLE: Final = Refusal(503, "Service Unavailable")
+
+# RFC 6455 section 4.2.1: what a handshake must be, else "the server MUST stop processing the client's handshake and return
+# an HTTP response with an appropriate error code (such as 400 Bad Request)"
+BAD_HANDSHAKE_METHOD: Final = Refusal(400, "A WebSocket handshake must be a GET request")
+BAD_HANDSHAKE_CONTENT: Final = Refusal(400, "A WebSocket handshake has no content")
+BAD_HANDSHAKE_CONNECTION: Final = Refusal(400, "Connection does not name upgrade")
+BAD_WEBSOCKET_KEY: Final = Refusal(400, "Missing, repeated or invalid Sec-WebSocket-Key header")
+BAD_WEBSOCKET_PROTOCOL: Final = Refusal(400, "Invalid Sec-WebSocket-Protocol header")
+BAD_WEBSOCKET_EXTENSIONS: Final = Refusal(400, "Invalid Sec-WebSocket-Extensions header")
+# Section 4.2.2: "an appropriate HTTP error code (such as 426 Upgrade Required) and a |Sec-WebSocket-Version| header field
+# indicating the version(s) the server is capable of understanding"; RFC 9110 section 15.5.22: with 426 "the server MUST
+# send an Upgrade header field"
+UNSUPPORTED_WEBSOCKET_VERSION: Final = Refusal(
+    426, "WebSocket version not supported", ((b"upgrade", b"websocket"), (b"sec-websocket-version", b"13"))
+)

@@ -50,6 +50,7 @@ class RequestHead:
         body: CHUNKED, or the length of the content in bytes (0: there is none).
         expect_continue: the client waits for 100 (RFC 9110 section 10.1.1).
         forwarded: an X-Forwarded-For or X-Forwarded-Proto field is present.
+        upgrade: an Upgrade field is present.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class RequestHead:
         self.body: i64 = NO_BODY
         self.expect_continue = False
         self.forwarded = False
+        self.upgrade = False
 
 
 def host_is_valid(value: bytes) -> bool:
@@ -88,9 +90,9 @@ def is_ipv6(text: str) -> bool:
 def interpret_fields(head: RequestHead) -> Refusal | None:
     """Derive from head.headers what frames the message and the connection; None when the request may pass.
 
-    Expects head.http11 and head.headers; sets persistent, body, expect_continue and forwarded. On a repeated Host or a
-    framing that two recipients could read differently it refuses: what is ambiguous is how requests are smuggled
-    (RFC 9112 section 11.2).
+    Expects head.http11 and head.headers; sets persistent, body, expect_continue, forwarded and upgrade. On a repeated
+    Host or a framing that two recipients could read differently it refuses: what is ambiguous is how requests are
+    smuggled (RFC 9112 section 11.2).
     """
     hosts = 0
     length: i64 = -1
@@ -98,6 +100,7 @@ def interpret_fields(head: RequestHead) -> Refusal | None:
     options: list[bytes] = []
     head.expect_continue = False
     head.forwarded = False
+    head.upgrade = False
     for name, value in head.headers:
         if name == b"host":
             hosts += 1
@@ -121,6 +124,8 @@ def interpret_fields(head: RequestHead) -> Refusal | None:
             head.expect_continue = head.http11 and value.lower() == b"100-continue"
         elif name in (b"x-forwarded-for", b"x-forwarded-proto"):
             head.forwarded = True
+        elif name == b"upgrade":
+            head.upgrade = True
     if hosts > 1:
         return errors.REPEATED_HOST
     if hosts == 0 and head.http11:

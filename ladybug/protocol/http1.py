@@ -97,6 +97,13 @@ class Http1:
         """Whether bytes are waiting that next_event() has not consumed."""
         return self.position < len(self.buffer)
 
+    def take_rest(self) -> bytes:
+        """What came behind the message: another protocol's bytes, after an upgrade."""
+        rest = self.buffer[self.position :]
+        self.buffer = b""
+        self.position = 0
+        return rest
+
     def next_event(self) -> i64:
         """The next event; see the plate for what to do with each."""
         state = self.state

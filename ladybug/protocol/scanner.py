@@ -54,16 +54,17 @@ TRANSFER_ENCODING: Final[i64] = 3
 EXPECT: Final[i64] = 4
 X_FORWARDED_FOR: Final[i64] = 5
 X_FORWARDED_PROTO: Final[i64] = 6
+UPGRADE: Final[i64] = 7
 UNKNOWN: Final[i64] = -1
 KNOWN_NAMES: Final[list[bytes]] = (
-    b"host content-length connection transfer-encoding expect x-forwarded-for x-forwarded-proto "
+    b"host content-length connection transfer-encoding expect x-forwarded-for x-forwarded-proto upgrade "
     b"accept accept-charset accept-encoding accept-language access-control-request-headers access-control-request-method "
     b"authorization cache-control cdn-loop cf-connecting-ip cf-ipcountry cf-ray cf-visitor content-disposition "
     b"content-encoding content-language content-type cookie date dnt forwarded from if-match if-modified-since "
     b"if-none-match if-range if-unmodified-since idempotency-key keep-alive last-event-id max-forwards origin pragma priority "
     b"proxy-authorization range referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode "
     b"sec-fetch-site sec-fetch-user sec-gpc sec-purpose sec-websocket-extensions sec-websocket-key sec-websocket-protocol "
-    b"sec-websocket-version te traceparent tracestate trailer true-client-ip upgrade upgrade-insecure-requests "
+    b"sec-websocket-version te traceparent tracestate trailer true-client-ip upgrade-insecure-requests "
     b"user-agent via x-amzn-trace-id x-api-key x-correlation-id x-csrf-token x-csrftoken x-forwarded-host x-forwarded-port "
     b"x-forwarded-server x-real-ip x-request-id x-requested-with"
 ).split()
@@ -255,6 +256,7 @@ class Scanner:
         head.body = 0
         head.expect_continue = False
         head.forwarded = False
+        head.upgrade = False
         byte: i64 = data[i]
         while byte != CR:
             if at == most:
@@ -282,7 +284,7 @@ class Scanner:
             while end > value and (data[end - 1] == SPACE or data[end - 1] == TAB):
                 end -= 1
             i += 2
-            if known >= 0 and known <= X_FORWARDED_PROTO:
+            if known >= 0 and known <= UPGRADE:
                 if known == HOST:
                     hosts += 1
                     if not host_is_ordinary(data, value, end):
@@ -302,6 +304,8 @@ class Scanner:
                         return DOUBTFUL
                     if self._repeated(CONNECTION, at):
                         return DOUBTFUL
+                elif known == UPGRADE:
+                    head.upgrade = True
                 elif known >= X_FORWARDED_FOR:
                     head.forwarded = True
                 else:

@@ -95,6 +95,8 @@ def test_a_unix_sockets_peer_is_trusted_only_with_everybody() -> None:
         (b"https", "https"),
         (b"http", "http"),
         (b" https ", "https"),
+        (b"wss", "https"),
+        (b"ws", "http"),
         (b"ftp", "http"),
         (b"", "http"),
         (b"https,http", "http"),

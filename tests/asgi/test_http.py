@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ladybug.asgi.awaitables import ClientDisconnected
-from ladybug.connection import Timeouts
+from ladybug.transport import Timeouts
 from tests.pair import (
     FAREWELL,
     GET,

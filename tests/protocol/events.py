@@ -24,6 +24,7 @@ class Head:
     body: int
     expect_continue: bool
     forwarded: bool
+    upgrade: bool
 
 
 def head_of(head: RequestHead) -> Head:
@@ -38,6 +39,7 @@ def head_of(head: RequestHead) -> Head:
         head.body,
         head.expect_continue,
         head.forwarded,
+        head.upgrade,
     )
 
 

@@ -154,5 +154,15 @@ def test_forwarded_fields_are_noticed(name: bytes, forwarded: bool) -> None:
     assert head.forwarded is forwarded
 
 
+@pytest.mark.parametrize(("name", "upgrade"), [(b"upgrade", True), (b"upgrade-insecure-requests", False)])
+def test_an_upgrade_is_noticed(name: bytes, upgrade: bool) -> None:
+    head = head_with([HOST, (name, b"")])
+    assert interpret(head) is None
+    assert head.upgrade is upgrade
+    head.headers = [HOST]
+    assert interpret(head) is None
+    assert not head.upgrade
+
+
 def test_a_refusal_says_what_it_is() -> None:
     assert repr(errors.BAD_HOST) == "Refusal(400, 'Invalid Host header')"

@@ -154,16 +154,29 @@ def test_what_needs_thought_is_left_to_the_reference_parser(data: bytes) -> None
 
 
 @compiled_only
+@pytest.mark.parametrize(
+    ("line", "upgrade"),
+    [(b"Upgrade: h2c", True), (b"UPGRADE:", True), (b"Upgrade-Insecure-Requests: 1", False), (b"Upgraded: x", False)],
+)
+def test_an_upgrade_without_its_connection_option_is_plain(line: bytes, upgrade: bool) -> None:
+    data = with_lines(line)
+    assert check_agreement(data, 0)
+    assert scan(data)[1].upgrade is upgrade
+
+
+@compiled_only
 def test_a_doubtful_head_leaves_nothing_in_the_next() -> None:
     doubtful = (
-        b"POST /%41?x HTTP/1.0\r\nHost: a\r\nX-Forwarded-For: 1\r\nContent-Length: 5\r\nConnection: upgrade\r\n\r\n"
+        b"POST /%41?x HTTP/1.0\r\nHost: a\r\nX-Forwarded-For: 1\r\nContent-Length: 5\r\n"
+        b"Upgrade: x\r\nConnection: upgrade\r\n\r\n"
     )
     head = RequestHead()
     assert SCANNER.scan(head, doubtful, 0, DEFAULTS) == DOUBTFUL
     plain = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     assert SCANNER.scan(head, plain, 0, DEFAULTS) == len(plain)
     assert head_of(head) == scan(plain)[1]
-    assert (head.query, head.encoded, head.body, head.persistent, head.forwarded) == (b"", False, 0, True, False)
+    assert (head.query, head.encoded, head.body, head.persistent) == (b"", False, 0, True)
+    assert not head.forwarded and not head.upgrade
 
 
 # -- Small parts that the pure form uses as well --------------------------------------------------------------------------

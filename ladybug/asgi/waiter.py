@@ -1,0 +1,102 @@
+"""What a suspended receive() or send() waits for: the small part of asyncio.Future that a task needs, and one thing more.
+
+A future wakes its task by way of the loop. A waiter can also do it here and now (wake_now): from the poller's turn, where
+no task is running, the message goes from the socket to the application without a callback scheduled, a trip through the
+loop, or an object made for either.
+
+The contract with asyncio.Task (Modules/_asynciomodule.c, "Check if `result` is FutureObj-compatible"; the same in
+asyncio/tasks.py): the object that a coroutine yields has `_asyncio_future_blocking` set to True; the task clears it, asks
+get_loop(), leaves its wake-up with add_done_callback(), and calls result() when that is called. To cancel the task is to
+cancel() what it waits for.
+"""
+
+import asyncio
+from typing import Any, final
+
+from mypy_extensions import mypyc_attr
+
+
+@mypyc_attr(native_class=True)
+@final
+class Waiter:
+    """One wait of one task. Await it once; wake it, from wherever, any number of times."""
+
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self._asyncio_future_blocking = False
+        self.callback: Any = None
+        self.context: Any = None
+        self.is_done = False
+        self.is_cancelled = False
+        self.message: Any = None  # of the cancellation
+
+    def __await__(self) -> Any:
+        if self.is_done:
+            return iter(())
+        self._asyncio_future_blocking = True
+        # An iterator of C: yields the waiter to the task once, and ends without an exception being made.
+        return iter((self,))
+
+    def get_loop(self) -> Any:
+        return self.loop
+
+    def add_done_callback(self, callback: Any, *, context: Any = None) -> None:
+        self.callback = callback
+        self.context = context
+        if self.is_done:
+            self._call_soon()
+
+    def remove_done_callback(self, callback: Any) -> int:
+        if self.callback is None:
+            return 0
+        self.callback = None
+        return 1
+
+    def done(self) -> bool:
+        return self.is_done
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def result(self) -> None:
+        if self.is_cancelled:
+            # anyio tells its own cancellations from others by the message.
+            raise asyncio.CancelledError() if self.message is None else asyncio.CancelledError(self.message)
+
+    def exception(self) -> None:
+        self.result()
+
+    def cancel(self, msg: Any = None) -> bool:
+        """By the task, when it is cancelled; False if it was woken already."""
+        if self.is_done:
+            return False
+        self.is_done = True
+        self.is_cancelled = True
+        self.message = msg
+        self._call_soon()
+        return True
+
+    def wake_soon(self) -> None:
+        """Have the loop go on with the task: may be called inside another."""
+        if not self.is_done:
+            self.is_done = True
+            self._call_soon()
+
+    def wake_now(self) -> None:
+        """Go on with the task until it waits again. Must be called where no task is running."""
+        if self.is_done:
+            return
+        self.is_done = True
+        callback = self.callback
+        if callback is not None:
+            context = self.context
+            self.callback = None
+            self.context = None
+            context.run(callback, self)
+
+    def _call_soon(self) -> None:
+        callback = self.callback
+        if callback is not None:
+            self.callback = None
+            self.loop.call_soon(callback, self, context=self.context)
+            self.context = None
