@@ -6,6 +6,7 @@ Only words and arithmetic; the order in which frames may come is websocket.py's.
 (section 5.1: "A server MUST NOT mask any frames that it sends to the client"), so a head is all that is ever written.
 """
 
+import importlib
 from typing import Any, Final
 
 from librt.strings import BytesWriter, read_i32_le, read_i64_le, write_i64_be, write_i64_le
@@ -19,10 +20,9 @@ COMPILED: Final = not __file__.endswith(".py")
 def find_apply_mask() -> Any:
     """websockets.speedups.apply_mask(data, mask), or None."""
     try:
-        from websockets.speedups import apply_mask
-    except ImportError:
+        return importlib.import_module("websockets.speedups").apply_mask
+    except (ImportError, AttributeError):
         return None
-    return apply_mask
 
 
 APPLY_MASK: Final[Any] = find_apply_mask()
