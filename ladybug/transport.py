@@ -14,7 +14,7 @@ import contextlib
 import socket
 import struct
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, final
 
 from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
@@ -46,6 +46,7 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, zero secon
 
 
 @mypyc_attr(native_class=True)
+@final
 class Timeouts:
     """In ticks of the sweep (deadlines.py); 0 means none."""
 
