@@ -161,9 +161,6 @@ class WebSocketConnection(Transport):
         parser = self.parser
         if parser is None:
             return
-        if self.early:
-            parser.receive_data(self.early)
-            self.early = b""
         exchange = self.exchange
         while self.state == ACTIVE and (self.closing or not exchange.is_full()) and self.unsent <= HIGH_WATER:
             event = parser.next_event()
@@ -205,7 +202,10 @@ class WebSocketConnection(Transport):
     # -- What the application decides -------------------------------------------------------------------------------
 
     def begin_frames(self, deflate: Agreement | None) -> None:
-        self.parser = WebSocket(self.settings.max_size, Inflater(deflate) if deflate is not None else None)
+        self.parser = parser = WebSocket(self.settings.max_size, Inflater(deflate) if deflate is not None else None)
+        # First of all: anything else that is read comes behind it.
+        parser.receive_data(self.early)
+        self.early = b""
         self.set_deadline(self.settings.ping_interval)
         self.go_on_reading()
         # What came early, and what comes now, is read behind the application's back only when it is not running.
