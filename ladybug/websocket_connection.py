@@ -161,9 +161,6 @@ class WebSocketConnection(Transport):
         parser = self.parser
         if parser is None:
             return
-        if self.early:
-            parser.receive_data(self.early)
-            self.early = b""
         exchange = self.exchange
         while self.state == ACTIVE and (self.closing or not exchange.is_full()) and self.unsent <= HIGH_WATER:
             event = parser.next_event()
@@ -205,7 +202,10 @@ class WebSocketConnection(Transport):
     # -- What the application decides -------------------------------------------------------------------------------
 
     def begin_frames(self, deflate: Agreement | None) -> None:
-        self.parser = WebSocket(self.settings.max_size, Inflater(deflate) if deflate is not None else None)
+        self.parser = parser = WebSocket(self.settings.max_size, Inflater(deflate) if deflate is not None else None)
+        # First of all: anything else that is read comes behind it.
+        parser.receive_data(self.early)
+        self.early = b""
         self.set_deadline(self.settings.ping_interval)
         self.go_on_reading()
         # What came early, and what comes now, is read behind the application's back only when it is not running.
@@ -236,15 +236,16 @@ class WebSocketConnection(Transport):
             self.close()
         elif self.closing:
             self.linger()  # it never answered our close frame; RFC 6455 section 7.1.1 has the server close first
-        elif not self.pinging:
-            self.pings += 1
-            self.pinging = settings.ping_timeout != NEVER
+        elif not self.pinging or self.exchange.is_full():
+            # The latter: the pong may stand behind messages that the application has not taken, and that is not the client's
+            # fault. Asked again, for who is gone is noticed by writing, where a poller does not watch what nobody reads.
+            if not self.pinging:
+                self.pings += 1
+                self.pinging = settings.ping_timeout != NEVER
             self.write_frame(PING_FRAME, b"%d" % self.pings)
-            self.flush()
+            # Before the flush, which may be the end of the connection, and then its descriptor is another's.
             self.set_deadline(settings.ping_timeout if self.pinging else settings.ping_interval)
-        elif self.exchange.is_full():
-            # The pong may stand behind messages that the application has not taken: that is not the client's fault.
-            self.set_deadline(settings.ping_timeout)
+            self.flush()
         else:
             logger.debug("%s: no pong came in time", self.peer())
             self.fail(INTERNAL_ERROR, "keepalive ping timeout")

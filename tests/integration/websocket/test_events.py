@@ -302,6 +302,17 @@ def test_raising_closes_with_1011(server: Server, peer: Peer) -> None:
     server.expect_error("failed after accepting")
 
 
+def test_not_even_an_exit_ends_more_than_its_websocket(server: Server, peer: Peer) -> None:
+    with connect(server) as other:
+        other.open("/echo")
+        peer.open("/exit_open")
+        peer.send_text("go")
+        peer.expect_closed_by_server(1011, None)
+        server.expect_error("failed by leaving")
+        other.send_text("still here")
+        assert other.read_message() == "still here"
+
+
 def test_raising_behind_ones_own_close_leaves_that_standing(server: Server, peer: Peer) -> None:
     peer.open("/raise_closed")
     peer.expect_closed_by_server(4001, "mine")

@@ -273,3 +273,50 @@ def test_data_behind_a_close_is_ignored(server: Server, peer: Peer) -> None:
     peer.expect_close(1000)
     peer.expect_end(reset_allowed=True)
     assert [message["type"] for message in server.read_note(key)].count("websocket.receive") == 0
+
+
+def random_frame(dice: random.Random) -> bytes:
+    """Mostly right, now and then not."""
+    payload = dice.randbytes(dice.choice((0, 1, 5, 125, 126, 300, 5000)))
+    if dice.random() < 0.05:
+        return dice.randbytes(dice.randrange(1, 20))
+    opcode = dice.choice((TEXT, TEXT, BINARY, BINARY, CONTINUATION, PING, PONG, CLOSE, dice.randrange(16)))
+    if opcode == TEXT and dice.random() < 0.9:
+        payload = payload.hex().encode()
+    if opcode >= CLOSE and dice.random() < 0.9:
+        payload = close_payload(1000) if opcode == CLOSE else payload[:125]
+    return frame(
+        opcode,
+        payload,
+        fin=dice.random() < 0.8,
+        rsv=dice.choice((0,) * 20 + (1, 2, 4)),
+        mask=None if dice.random() < 0.02 else dice.randbytes(4),
+    )
+
+
+@pytest.mark.parametrize("extension", [(), ("Sec-WebSocket-Extensions: permessage-deflate",)], ids=["plain", "deflate"])
+def test_whatever_comes_the_server_lives_and_keeps_to_the_protocol(server: Server, extension: tuple[str, ...]) -> None:
+    """Whoever reads here checks every frame; the log, and what is left behind, are looked at in the end."""
+    before = server.resources()
+    for seed in range(300):
+        dice = random.Random(seed)
+        data = b"".join(random_frame(dice) for _ in range(dice.randrange(1, 30)))
+        with connect(server) as peer:
+            peer.open("/echo", headers=extension)
+            at = 0
+            while at < len(data):
+                size = dice.choice((1, 2, 3, 10, 1000, 100_000))
+                peer.feed([data[at : at + size]])
+                at += size
+            peer.half_close()
+            # Nothing, an answer, or a close frame: but whole frames all of it, and then the end.
+            try:
+                while peer.read_frame().opcode != CLOSE:
+                    pass
+            except EOFError:
+                pass
+            else:
+                peer.expect_end(reset_allowed=True)
+    after = server.resources(settle=before)
+    assert after["fds"] <= before["fds"]
+    assert after["tasks"] <= before["tasks"]

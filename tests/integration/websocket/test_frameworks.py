@@ -183,7 +183,7 @@ def socketio_server() -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]], ids="+".join)
+@pytest.mark.parametrize("transports", [["websocket"], ["polling", "websocket"]], ids="+".join)
 def test_socketio_calls_and_events(socketio_server: Server, transports: list[str]) -> None:
     socketio = pytest.importorskip("socketio")
 

@@ -44,6 +44,7 @@ def peer(server: Server) -> Iterator[Peer]:
         yield connection
 
 
+@pytest.mark.slow
 def test_a_peer_that_answers_stays(peer: Peer) -> None:
     peer.open("/echo")
     begin = time.monotonic()
@@ -91,6 +92,7 @@ def test_a_peer_that_only_talks_is_no_answer_but_stays_or_is_closed_in_order(ser
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_silent_and_gone_is_closed_and_leaves_nothing(server: Server) -> None:
     """As behind a network that went away: the connection is open, and nobody answers."""
     before = server.resources()
@@ -117,6 +119,7 @@ def test_a_dead_peer_with_a_full_socket_is_closed(server: Server) -> None:
         assert server.read_note(key)["oserror"]
 
 
+@pytest.mark.slow
 def test_a_busy_application_is_no_dead_peer(server: Server, peer: Peer) -> None:
     """Its queue is full, so the server does not read, and the pong lies unread in the socket. That is not the peer's fault."""
     key = fresh_key()
@@ -141,6 +144,7 @@ def test_a_busy_application_is_no_dead_peer(server: Server, peer: Peer) -> None:
     assert got.payload == repr({"size": count * 65536, "messages": count}).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["interval", "timeout"])
 def test_zero_is_off(option: str) -> None:
     other = "timeout" if option == "interval" else "interval"

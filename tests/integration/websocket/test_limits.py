@@ -104,20 +104,22 @@ def test_by_default_16_mib_are_the_limit() -> None:
         peer.expect_close(1009, None)
 
 
-def taken_ahead(server: Server) -> int:
-    """How many bytes of messages of 1,000 go to an application that does not receive."""
-    key = fresh_key()
-    with connect(server) as peer:
+def test_a_queue_of_one_is_enough() -> None:
+    """What waits behind it is held up, not lost."""
+    with serve(APP, "--ws-max-queue", "1") as server, connect(server) as peer:
+        key = fresh_key()
         peer.open(f"/deaf?{key}")
         assert server.read_note(key) == "deaf"
-        return peer.flood(frame(BINARY, b"x" * 1000) * 100, 64 * MIB)
-
-
-def test_the_queue_is_limited() -> None:
-    """By far more than one message, or reading would stop at each; but what differs is what the option says."""
-    with serve(APP, "--no-access-log", "--ws-max-queue", "1") as server:
-        short = min(taken_ahead(server) for _ in range(3))
-    assert short < 64 * MIB
+        message = frame(BINARY, b"x" * 1000)
+        sent = peer.flood(message * 100, 64 * MIB)
+        assert sent < 64 * MIB
+        server.post_note(f"{key}-go")
+        if rest := sent % len(message):
+            peer.send(message[rest:])
+        peer.send(frame(BINARY, b""))
+        count = -(-sent // len(message))
+        assert peer.read_value() == {"size": count * 1000, "messages": count}
+        peer.finish()
 
 
 # -- what does not count

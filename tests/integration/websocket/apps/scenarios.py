@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import sys
 from typing import Any
 from urllib.parse import unquote
 
@@ -436,6 +437,14 @@ async def raise_open(scope: Scope, receive: Receive, send: Send) -> None:
     await accept(receive, send)
     await send({"type": "websocket.send", "text": "last words"})
     raise RuntimeError("failed after accepting")
+
+
+@app.route
+async def exit_open(scope: Scope, receive: Receive, send: Send) -> None:
+    """Not even this may end the server; it comes while a message is being handed over."""
+    await accept(receive, send)
+    await receive()
+    sys.exit("failed by leaving")
 
 
 @app.route
