@@ -30,6 +30,7 @@ from ladybug.setting import (
     Setting,
     Switch,
     Text,
+    Texts,
     Whole,
 )
 
@@ -45,6 +46,7 @@ HeaderList = list[tuple[str, str]]
 BINDING = "Address"
 APPLICATION = "Application"
 PROCESSES = "Processes"
+DEVELOPMENT = "Development"
 IMPLEMENTATION = "Implementation"
 LOGGING = "Logging"
 HEADERS = "Proxies and headers"
@@ -55,14 +57,6 @@ TIMEOUTS = "Timeouts"
 NOT_SUPPORTED: Mapping[str, str] = {
     "reset_contextvars": "",
     "timeout_worker_healthcheck": "",
-    "reload": "",
-    "reload_dir": "",
-    "reload_dirs": "",
-    "reload_include": "",
-    "reload_includes": "",
-    "reload_exclude": "",
-    "reload_excludes": "",
-    "reload_delay": "",
     "http": "leave it out: there is one HTTP/1.1 implementation",
     "http2": "",
     "ws": "",
@@ -102,6 +96,31 @@ def _workers(given: object) -> int:
         return Whole(0)(given)
     except ValueError as error:
         raise ValueError(f"{error}, or auto" if "not a whole" in str(error) else str(error)) from None
+
+
+def _user(given: object) -> str:
+    """The name of a user or group, or its number as text."""
+    return given if isinstance(given, str) and given else str(Whole(0)(given))
+
+
+def _fds(given: object) -> list[int]:
+    if given is None:
+        return []
+    if isinstance(given, str):
+        given = given.split()
+    number = Whole(0)
+    return [number(fd) for fd in given] if isinstance(given, Iterable) else [number(given)]
+
+
+def _umask(given: object) -> int:
+    """As umask(1) takes it: octal digits. A program gives the number."""
+    try:
+        mask = int(given, 8) if isinstance(given, str) else Whole(0)(given)
+    except ValueError:
+        raise ValueError(f"{given!r} is not an octal number such as 027") from None
+    if not 0 <= mask <= 0o777:
+        raise ValueError(f"{mask:o} is out of range: it must be from 0 to 777")
+    return mask
 
 
 def _log_level(given: object) -> int | None:
@@ -147,10 +166,12 @@ class Table:
         # First, because the file may hold WEB_CONCURRENCY or FORWARDED_ALLOW_IPS.
         if given.get("env_file") is not None:
             load_env_file(FilePath()(given["env_file"]))
+        # What was said, and not filled in: some settings exclude others only if somebody has asked for both.
+        self.given = frozenset(name for name, value in given.items() if value is not None)
         given["app"] = app
         for row in SETTINGS:
             self._set(row, given.get(row.name, row.default))
-        if given.get("uds") is not None and given.get("fd") is not None:
+        if {"uds", "fd"} <= self.given:
             raise ConfigError("uds and fd both say where to listen: give one of them")
 
     def _set(self, row: Setting[Any, Any], value: object) -> None:
@@ -236,11 +257,14 @@ class Config(Table):
         group=BINDING,
         help="Listen on a unix domain socket at this path instead.",
     )
-    fd: Setting[int | None, int | None] = Setting(
+    fd: Setting[list[int], int | Iterable[int] | None] = Setting(
         default=None,
-        kind=Maybe(Whole(0, metavar="NUMBER")),
+        kind=Computed("NUMBER", _fds),
         group=BINDING,
-        help="Listen on the socket that is inherited as this file descriptor instead.",
+        help="Listen on the socket that is inherited as this file descriptor instead; may be given more than once. The"
+        " sockets of a systemd socket unit (LISTEN_FDS) are found without it.",
+        is_repeatable=True,
+        shown="",
     )
     backlog: Setting[int, int] = Setting(
         default=2048,
@@ -270,6 +294,76 @@ class Config(Table):
         kind=Whole(0, metavar="REQUESTS"),
         group=PROCESSES,
         help="Add up to this many to each worker's --limit-max-requests, at random, so that not all go at once.",
+    )
+    pid_file: Setting[str | None, str | os.PathLike[str] | None] = Setting(
+        default=None,
+        kind=Maybe(FilePath()),
+        group=PROCESSES,
+        help="Write the process id to this file, and remove it at the end. Refused while the file belongs to a server that"
+        " is running; one that was left behind is replaced.",
+    )
+    user: Setting[str | None, str | int | None] = Setting(
+        default=None,
+        kind=Maybe(Computed("NAME|ID", _user)),
+        group=PROCESSES,
+        help="Run the application as this user, with all groups of the user. Needs root, which the master keeps.",
+    )
+    group: Setting[str | None, str | int | None] = Setting(
+        default=None,
+        kind=Maybe(Computed("NAME|ID", _user)),
+        group=PROCESSES,
+        help="Run the application as this group instead of the user's own. Needs root, which the master keeps.",
+    )
+    umask: Setting[int | None, str | int | None] = Setting(
+        default=None,
+        kind=Maybe(Computed("OCTAL", _umask)),
+        group=PROCESSES,
+        help="Take these permissions from all files that the server and the application make, the unix socket's path"
+        " included. In programs a number, 0o027.",
+        shown="as inherited; the unix socket is open to all",
+    )
+
+    reload: Setting[bool, bool] = Setting(
+        default=False,
+        kind=Switch(),
+        group=DEVELOPMENT,
+        help="Restart the application when its files change. For development: one worker, and a stop waits half a second"
+        " for what runs. Needs watchfiles.",
+    )
+    reload_dirs: Setting[list[str], str | Iterable[str] | None] = Setting(
+        default=None,
+        kind=Texts("DIRECTORY"),
+        group=DEVELOPMENT,
+        help="Watch this directory and all below it; may be given more than once.",
+        flag="--reload-dir",
+        shown="the working directory",
+        is_repeatable=True,
+    )
+    reload_includes: Setting[list[str], str | Iterable[str] | None] = Setting(
+        default=None,
+        kind=Texts("PATTERN"),
+        group=DEVELOPMENT,
+        help="Watch files whose name matches this pattern too, or the files in this directory; may be given more than"
+        " once. *.py is always among them, unless it is excluded.",
+        flag="--reload-include",
+        shown="*.py",
+        is_repeatable=True,
+    )
+    reload_excludes: Setting[list[str], str | Iterable[str] | None] = Setting(
+        default=None,
+        kind=Texts("PATTERN"),
+        group=DEVELOPMENT,
+        help="Do not watch files whose name matches this pattern, or the files in this directory; may be given more than"
+        " once. The default patterns are always among them, unless they are included.",
+        flag="--reload-exclude",
+        shown=".*, .py[cod], .sw.*, ~*",
+        is_repeatable=True,
+    )
+    reload_delay: Setting[float, float] = Setting(
+        default=0.25,
+        kind=Seconds(),
+        group=DEVELOPMENT,
+        help="Changes that follow each other within this time are one restart.",
     )
 
     loop: Setting[str, str] = Setting(
@@ -336,6 +430,7 @@ class Config(Table):
         help="Add this field to every response; may be given more than once. In the environment: one field per line.",
         flag="--header",
         shown="",
+        is_repeatable=True,
     )
     server_header: Setting[bool, bool] = Setting(
         default=True,

@@ -3,15 +3,19 @@
 The rooms that serve are imported when it is known which of them is needed: a master must not carry asyncio.
 """
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
 from ladybug.config import Config
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
 from ladybug.log import configure_logging
+from ladybug.pid_file import PidFile
+from ladybug.privileges import give_log_files, identity_of
+from ladybug.systemd import take_listen_fds
 
 Settings = ParamSpec("Settings")
 
@@ -43,13 +47,59 @@ def serve(config: Config) -> int:
         )
     _refuse_recursion()
     _open_standard_descriptors()
-    configure_logging(config)
     has_master = config.workers > 0 and isinstance(config.app, str)
+    with _umask(config):
+        configure_logging(config)
+        try:
+            _listen_where_systemd_does(config)
+            if (identity := identity_of(config)) is not None:
+                give_log_files(identity)
+            with _pid_file(config):
+                return _serve_in_workers(config) if has_master else _serve_here(config)
+        except StartupError as error:
+            logging.getLogger("ladybug.error").error("%s", error)
+            return STARTUP_FAILURE
+
+
+def _listen_where_systemd_does(config: Config) -> None:
+    """Socket activation: what systemd has opened is listened on, and nothing else."""
+    fds = take_listen_fds()
+    if not fds or config.fd == fds:  # --fd 3, as for servers that do not know LISTEN_FDS
+        return
+    for name in ("fd", "uds", "host", "port"):
+        if name in config.given:
+            raise ConfigError(
+                f"{name}: systemd has opened what to listen on (LISTEN_FDS={len(fds)}): leave {name} out, or start the"
+                " service without its socket unit"
+            )
+    config.fd = fds
+
+
+@contextlib.contextmanager
+def _umask(config: Config) -> Iterator[None]:
+    """--umask, while we serve: the program that called gets its own back."""
+    if config.umask is None:
+        yield
+        return
+    before = os.umask(config.umask)
     try:
-        return _serve_in_workers(config) if has_master else _serve_here(config)
-    except StartupError as error:
-        logging.getLogger("ladybug.error").error("%s", error)
-        return STARTUP_FAILURE
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def _pid_file(config: Config) -> Iterator[None]:
+    """--pid-file, while we serve. A worker does not come back here: it exits."""
+    if config.pid_file is None:
+        yield
+        return
+    pid_file = PidFile(config.pid_file)
+    pid_file.claim()
+    try:
+        yield
+    finally:
+        pid_file.release()
 
 
 def _open_standard_descriptors() -> None:
