@@ -13,6 +13,7 @@ The stop, in phases (each begins when the one before has nothing left to do, or 
 
 import asyncio
 import logging
+import os
 import random
 import socket
 from collections.abc import Callable, Generator
@@ -122,6 +123,13 @@ class Server:
         """Begin the graceful stop; may be called again without effect. Await the result to wait for its end."""
         self._stop.set()
         return ServerEnd(self._ended)
+
+    def adopt(self, bind: int, fd: int) -> None:
+        """Serve a connection that another process has accepted from a listener like sockets[bind]; owns `fd` from now on."""
+        if bind < len(self._acceptors):
+            self._acceptors[bind].adopt(fd)
+        else:
+            os.close(fd)
 
     def escalate(self) -> None:
         """Cut a graceful stop short: cancel what runs. Lifespan shutdown still takes place."""

@@ -25,11 +25,11 @@ PACKAGE = ROOT / "ladybug"
 # From the top down. A new module has to be given its floor here.
 FLOORS: dict[str, set[str]] = {
     "entry": {"__main__", "cli", "launch"},
-    "fleet": {"master", "supervisor"},
+    "fleet": {"control", "master", "steering", "supervisor"},
     "worker": {"worker", "server"},
     "services": {
         *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "scoreboard", "serving_loop"),
-        "setting",
+        *("rescue", "setting"),
     },
     "io": {"accept", "access_log", "connection", "deadlines", "poller"},
     "asgi": {f"asgi.{path.stem}" for path in (PACKAGE / "asgi").glob("[a-z]*.py")},
