@@ -42,8 +42,10 @@ from ladybug.link import (
     title,
 )
 from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
-from ladybug.scoreboard import Record, Scoreboard
+from ladybug.privileges import drop_privileges
+from ladybug.scoreboard import Record, Scoreboard, State
 from ladybug.supervisor import Action, Announce, Exit, Log, Report, Signal, Spawn, StopListening, Supervisor
+from ladybug.systemd import Notifier
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -76,6 +78,7 @@ class Master:
         self._listeners = open_listeners(config, config.workers)
         self._addresses = [describe(listener) for listener in self._listeners[0]]
         self._scoreboard = Scoreboard(config.workers)
+        self._notifier = Notifier.from_environment()
         self._supervisor = Supervisor(
             config.workers,
             graceful=config.timeout_graceful_shutdown,
@@ -92,6 +95,7 @@ class Master:
         gc.collect()
         gc.freeze()
         self._signals.take()
+        self._notifier.starting(time.monotonic())
         try:
             self._perform(self._supervisor.start(time.monotonic()))
             while self._exit_code is None:
@@ -100,6 +104,7 @@ class Master:
                 self._hear_workers()
                 self._reap()
                 self._perform(self._supervisor.tick(time.monotonic()))
+                self._notifier.tick(time.monotonic(), self._is_healthy)
         finally:
             self._signals.give_back()
             close_listeners(self._listeners)
@@ -109,13 +114,14 @@ class Master:
     # -- the steps
 
     def _wait(self) -> None:
-        """Sleep until a signal, a message or the supervisor's next deadline."""
+        """Sleep until a signal, a message or the next deadline."""
         poll = select.poll()
         poll.register(self._signals.fd, select.POLLIN)
         for child in self._children.values():
             if not child.link.at_end:
                 poll.register(child.link.fd, select.POLLIN)
-        deadline = self._supervisor.next_deadline()
+        deadlines = (self._supervisor.next_deadline(), self._notifier.next_deadline())
+        deadline = min((at for at in deadlines if at is not None), default=None)
         # Rounded up: a millisecond early would be a wake-up for nothing, and then another.
         poll.poll(None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1))
 
@@ -146,6 +152,16 @@ class Master:
             del self._children[pid]
             self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight))
 
+    def _is_healthy(self) -> bool:
+        """Whether systemd's watchdog is fed: not while every worker that serves has a blocked loop.
+
+        When none serves at all, the supervisor is about to start one: a new master could do no more.
+        """
+        latest = time.monotonic() - self._notifier.watchdog
+        rows = [child.record.read() for child in self._children.values()]
+        beats = [row.heartbeat for row in rows if row.state is State.SERVING]
+        return not beats or max(beats) > latest
+
     # -- the acts
 
     def _perform(self, actions: list[Action]) -> None:
@@ -157,10 +173,12 @@ class Master:
                     if self._children[pid].is_alive:
                         os.kill(pid, number)
                 case StopListening():
+                    self._notifier.stopping(longest_stop(self._config) + KILL_MARGIN)
                     turn_away(self._config, self._listeners)
                     close_listeners(self._listeners)
                 case Announce():
                     announce(self._config, self._addresses)
+                    self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
                 case Log(level, text):
                     logger.log(level, "%s", text)
                 case Exit(code):
@@ -208,6 +226,7 @@ class Master:
             mine = self._listeners[slot]
             for listener in (listener for other in self._listeners for listener in other if listener not in mine):
                 listener.close()
+            drop_privileges(self._config)
             from ladybug.worker import leave, run_worker
 
             leave(run_worker(self._config, slot, mine, link, lifeline, record))

@@ -55,8 +55,11 @@ def identity_of(config: "Config") -> Identity | None:
     raise StartupError("--user and --group need root: start the server as root, or as that user without them.")
 
 
-def drop(identity: Identity) -> None:
-    """Become `identity`, for good. Raises OSError."""
+def drop_privileges(config: "Config") -> None:
+    """Become who --user and --group want, for good; nothing if they say nothing. Raises StartupError and OSError."""
+    identity = identity_of(config)
+    if identity is None:
+        return
     # In this order: who is no longer root may change neither groups nor group. Of root, each changes all there is:
     # the real id, the effective and the saved one (setuid(2)).
     os.setgroups(identity.groups)

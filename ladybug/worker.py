@@ -55,8 +55,10 @@ from ladybug.link import (
 )
 from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
 from ladybug.loops import loop_factory
+from ladybug.privileges import drop_privileges
 from ladybug.scoreboard import Record, State
 from ladybug.server import Server
+from ladybug.systemd import Notifier
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -81,8 +83,9 @@ def run_standalone(config: "Config") -> int:
     """
     listeners = open_listeners(config, 1)
     try:
+        drop_privileges(config)
         with _signals_restored():
-            _Standalone(config, listeners[0]).run()
+            _Standalone(config, listeners[0], Notifier.from_environment()).run()
     finally:
         close_listeners(listeners)
         remove_path(config)
@@ -306,13 +309,30 @@ class _Serving:
 class _Standalone(_Serving):
     """The process that the user started, and that owns its listeners."""
 
+    def __init__(self, config: "Config", listeners: list[socket.socket], notifier: Notifier) -> None:
+        super().__init__(config, listeners)
+        self._notifier = notifier
+
+    def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._notifier.starting(time.monotonic())
+        self._tell_systemd(loop)
+
     def ready(self, server: Server) -> None:
         super().ready(server)
-        announce(self.config, [describe(listener) for listener in self.listeners])
+        addresses = [describe(listener) for listener in self.listeners]
+        announce(self.config, addresses)
+        self._notifier.ready(f"Serving on {', '.join(addresses)}")
 
     def draining(self) -> None:
         super().draining()
+        self._notifier.stopping(longest_stop(self.config) + ALARM_MARGIN)
         turn_away(self.config, [self.listeners])
+
+    def _tell_systemd(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From the loop: a blocked one does not feed the watchdog."""
+        if self._notifier.address:
+            self._notifier.tick(time.monotonic(), lambda: True)
+            loop.call_later(BEAT, self._tell_systemd, loop)
 
 
 class _Worker(_Serving):

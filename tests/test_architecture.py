@@ -28,8 +28,8 @@ FLOORS: dict[str, set[str]] = {
     "fleet": {"control", "master", "steering", "supervisor"},
     "worker": {"worker", "server"},
     "services": {
-        *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "scoreboard", "serving_loop"),
-        *("rescue", "setting"),
+        *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "pid_file", "privileges"),
+        *("rescue", "scoreboard", "serving_loop", "setting", "systemd"),
     },
     "io": {"accept", "access_log", "connection", "deadlines", "poller"},
     "asgi": {f"asgi.{path.stem}" for path in (PACKAGE / "asgi").glob("[a-z]*.py")},
