@@ -20,6 +20,7 @@ import logging
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ PAUSE = 0.5
 # recvmsg(2): a descriptor that arrives is not for programs that the application starts. Where there is no such flag it is
 # told afterwards.
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_FD = struct.Struct("i")
 
 
 class Channel:
@@ -69,16 +71,20 @@ class Channel:
         return True
 
     def receive(self) -> tuple[int, int] | None:
-        """Bind and descriptor of the next connection; None if there is none. Raises OSError EMFILE, and nothing is lost."""
+        """Bind and descriptor of the next connection; None if there is none. Raises OSError EMFILE; it stays there."""
         # A descriptor that finds no place in this process is closed by the kernel. So first make sure that there is one.
         os.close(os.dup(self.fd))
         try:
-            message, fds, _, _ = socket.recv_fds(self._exit, 1, 1, _CLOSE_ON_EXEC)
+            # socket.recv_fds does not hand its flags on.
+            message, ancillary, _, _ = self._exit.recvmsg(1, socket.CMSG_LEN(_FD.size), _CLOSE_ON_EXEC)
         except BlockingIOError:
             return None
+        if not ancillary:  # a thread was quicker: this one is lost
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        connection: int = _FD.unpack(ancillary[0][2])[0]
         if not _CLOSE_ON_EXEC:
-            os.set_inheritable(fds[0], False)
-        return message[0], fds[0]
+            os.set_inheritable(connection, False)
+        return message[0], connection
 
     def close(self) -> None:
         """Close both ends in this process. What is in the channel is lost when the last process has closed it."""
