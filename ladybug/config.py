@@ -295,6 +295,13 @@ class Config(Table):
         group=PROCESSES,
         help="Add up to this many to each worker's --limit-max-requests, at random, so that not all go at once.",
     )
+    control_socket: Setting[str, str | os.PathLike[str]] = Setting(
+        default="auto",
+        kind=Computed("PATH|auto|off", FilePath()),
+        group=PROCESSES,
+        help="Where `ladybug ctl` reaches the master: a unix socket at this path, open to this user only. auto is a name of"
+        " its own in a private directory, where `ladybug ctl` looks by itself; off is none.",
+    )
     pid_file: Setting[str | None, str | os.PathLike[str] | None] = Setting(
         default=None,
         kind=Maybe(FilePath()),
