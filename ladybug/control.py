@@ -19,19 +19,20 @@ Rules:
 - No asyncio: the master imports this room. Paths are os's, because pathlib and what comes with it is 0.6 MiB.
 """
 
-# ruff: noqa: PTH100, PTH101, PTH102, PTH104, PTH108, PTH117, PTH118, PTH208
+# ruff: noqa: PTH100, PTH101, PTH102, PTH104, PTH108, PTH117, PTH118, PTH123, PTH208
 
 import contextlib
 import errno
 import json
 import logging
 import os
+import resource
 import select
 import socket
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from ladybug.exceptions import StartupError
 
@@ -47,9 +48,53 @@ PATIENCE = 5.0
 # Arguments of a request in, members of the answer out; for Refused, the error.
 Command = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
+# The commands and what goes with them; what `ladybug ctl` sends and understands.
+#
+#     status                    out: Status
+#     reload, stop, upgrade     out: {"text": what has begun, for the user}
+#     scale                     in: "workers", a whole number from 1; out: {"text": ...}
+
 
 class Refused(Exception):
     """A command cannot be obeyed now; the text says why, and what to do."""
+
+
+class WorkerStatus(TypedDict):
+    """One worker process. Times are seconds, `memory` is its resident set in bytes."""
+
+    pid: int
+    generation: int
+    state: str
+    age: float
+    silent: float  # since the last sign of life of its event loop
+    connections: int
+    in_flight: int
+    requests: int
+    memory: int | None
+
+
+class SlotStatus(TypedDict):
+    """One slot, counted from 1."""
+
+    slot: int
+    receiving: bool  # the kernel gives it new connections
+    waiting: int | None  # connections in its queues
+    restarts: dict[str, int]  # how often its workers were replaced, by reason
+    workers: list[WorkerStatus]
+
+
+class Status(TypedDict):
+    """The whole fleet."""
+
+    pid: int
+    version: str
+    app: str
+    addresses: list[str]
+    state: str
+    age: float
+    workers: int  # how many there should be
+    slots: list[SlotStatus]
+    message: str  # what the operator should know, such as why a reload was given up; else empty
 
 
 class ControlServer:
@@ -213,6 +258,26 @@ def _remove_leftovers(directory: str) -> None:
     for path in _sockets(directory):
         with contextlib.suppress(OSError):
             _free(path)
+
+
+# -- for the answers
+
+
+def whole_argument(request: Mapping[str, Any], name: str, low: int) -> int:
+    """A whole number that has to be in a request. Raises Refused."""
+    value = request.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise Refused(f"{name} has to be a whole number, at least {low}.")
+    return value
+
+
+def resident_memory(pid: int) -> int | None:
+    """Bytes that a process has in memory; None if that cannot be said (it has gone, or there is no /proc)."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 # -- for the client

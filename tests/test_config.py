@@ -63,6 +63,7 @@ DEFAULTS = {
     "use_colors": None,
     "log_config": LOGGING_CONFIG,
     "limit_concurrency": None,
+    "control_socket": "auto",
     "limit_max_requests": None,
     "limit_max_requests_jitter": 0,
     "limit_request_line": 16384,
