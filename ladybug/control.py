@@ -40,8 +40,9 @@ logger = logging.getLogger("ladybug.error")
 
 # A request is a short line; whoever sends more is not ours.
 MOST_REQUEST = 4096
-# Who asks at the same time. Others wait in the queue.
+# Who asks at the same time, and who else may wait; further ones are refused by the kernel (EAGAIN).
 MOST_CLIENTS = 8
+QUEUE = 64
 # Seconds from connecting to having taken the whole answer.
 PATIENCE = 5.0
 
@@ -358,7 +359,7 @@ def _listen(path: str) -> socket.socket:
         listener.bind(unfinished)
         on_failure.callback(os.unlink, unfinished)
         os.chmod(unfinished, 0o600)
-        listener.listen(MOST_CLIENTS)
+        listener.listen(QUEUE)
         os.rename(unfinished, path)
         on_failure.pop_all()
     return listener

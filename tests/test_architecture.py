@@ -24,7 +24,7 @@ PACKAGE = ROOT / "ladybug"
 
 # From the top down. A new module has to be given its floor here.
 FLOORS: dict[str, set[str]] = {
-    "entry": {"__main__", "cli", "launch"},
+    "entry": {"__main__", "cli", "ctl", "launch"},
     "fleet": {"control", "master", "steering", "supervisor"},
     "worker": {"worker", "server"},
     "services": {
