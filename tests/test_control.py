@@ -91,6 +91,8 @@ class Master:
         self._wake.send(b"t")
 
     def stop(self) -> None:
+        if not self._thread.is_alive():
+            return
         self._wake.send(b"q")
         self._thread.join(DEADLINE)
         assert not self._thread.is_alive()
@@ -278,7 +280,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_long(path: str) -> None
 
 def test_it_is_private_and_removed_at_the_end(master: Master, path: str) -> None:
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
-    master.server.close()
+    master.stop()
     assert list(Path(path).parent.iterdir()) == []
 
 
@@ -298,7 +300,7 @@ def test_a_server_that_runs_is_left_alone_unless_it_is_to_be_replaced(master: Ma
     assert successor is not None
     second = Master(successor)
     assert ask(path, "status") == {"who": "successor"}
-    master.server.close()
+    master.stop()
     assert ask(path, "status") == {"who": "successor"}, "the predecessor removes only what is its own"
     second.stop()
     assert not Path(path).exists()
