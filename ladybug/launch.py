@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
 
+from setproctitle import getproctitle
+
 from ladybug.config import Config
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
 from ladybug.log import configure_logging
@@ -46,6 +48,9 @@ def serve(config: Config) -> int:
             ' "module:attribute", so that each worker can import it'
         )
     _refuse_recursion()
+    # To be able to change the title, setproctitle looks for the arguments in front of the first variable: before that
+    # may be one of systemd's, which are taken away.
+    getproctitle()
     _open_standard_descriptors()
     has_master = config.workers > 0 and isinstance(config.app, str)
     with _umask(config):
