@@ -20,14 +20,16 @@ from ladybug.setting import Setting
 class LadybugCommand(click.Command):
     """Adds to click's command: help by groups, an answer to who types an option that only uvicorn has, and `ladybug ctl`."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+    def main(  # type: ignore[override]  # click's overloads say when it never returns
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         # No application is called so: it would have a colon.
         if words[:1] == ["ctl"]:
             from ladybug.ctl import ctl
 
             return ctl.main(words[1:], "ladybug ctl", **extra)
-        return super().main(words, *rest, **extra)
+        return super().main(words, prog_name, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:

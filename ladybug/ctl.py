@@ -15,8 +15,6 @@ import click
 from ladybug.config import Config
 from ladybug.control import Refused, SlotStatus, Status, WorkerStatus, ask, directories, running
 
-REFUSED, AMBIGUOUS, NOT_REACHED = 1, 2, 3
-
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 COLUMNS = (
@@ -25,10 +23,16 @@ COLUMNS = (
 )
 
 
-class Failure(click.ClickException):
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+class RefusedByServer(click.ClickException):
+    exit_code = 1
+
+
+class SeveralServers(click.ClickException):
+    exit_code = 2
+
+
+class NotReached(click.ClickException):
+    exit_code = 3
 
 
 @click.group()
@@ -88,42 +92,42 @@ def upgrade(path: str | None) -> None:
 
 
 def tell(path: str | None, command: str, **arguments: Any) -> Any:
-    """The answer of the server that is meant. Raises Failure."""
+    """The answer of the server that is meant. Raises what ends this command."""
     path = path if path not in (None, "", "auto") else the_only_server()
     if path == "off":
-        raise Failure("Its control socket is off: start it with another --control-socket.", NOT_REACHED)
+        raise NotReached("Its control socket is off: start it with another --control-socket.")
     try:
         return ask(path, command, **arguments)
     except Refused as error:
-        raise Failure(str(error), REFUSED) from None
-    except FileNotFoundError:
-        raise Failure(
-            f"{path} is not there: the server has stopped, or its --control-socket is another.", NOT_REACHED
-        ) from None
-    except ConnectionRefusedError:
-        raise Failure(f"{path} is left over from a server that is gone: start it again.", NOT_REACHED) from None
-    except PermissionError:
-        raise Failure(f"{path} belongs to another user: run this command as that user.", NOT_REACHED) from None
-    except TimeoutError:
-        raise Failure(
-            f"{path} does not answer: is the server stopped (SIGSTOP), or the machine overloaded?", NOT_REACHED
-        ) from None
+        raise RefusedByServer(str(error)) from None
     except OSError as error:
-        raise Failure(f"{path} cannot be asked: {error.strerror or error}.", NOT_REACHED) from None
+        raise NotReached(why_not(path, error)) from None
+
+
+def why_not(path: str, error: OSError) -> str:
+    """Why the server at `path` could not be asked, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path} is not there: the server has stopped, or its --control-socket is another."
+    if isinstance(error, ConnectionRefusedError):
+        return f"{path} is left over from a server that is gone: start it again."
+    if isinstance(error, PermissionError):
+        return f"{path} belongs to another user: run this command as that user."
+    if isinstance(error, TimeoutError):
+        return f"{path} does not answer: the server is stopped (SIGSTOP), or the machine overloaded."
+    return f"{path} cannot be asked: {error.strerror or error}."
 
 
 def the_only_server() -> str:
-    """The control socket of this user's server. Raises Failure if there are several, or none."""
+    """The control socket of this user's server. Raises SeveralServers, or NotReached if there is none."""
     paths = running()
     if len(paths) == 1:
         return paths[0]
     if paths:
         listed = "\n".join(f"  --control-socket {path}    {describe(path)}" for path in paths)
-        raise Failure(f"There are several servers; say which one:\n{printable(listed)}", AMBIGUOUS)
-    raise Failure(
+        raise SeveralServers(f"There are several servers; say which one:\n{printable(listed)}")
+    raise NotReached(
         f"No server of this user was found (looked in {', '.join(directories())}). Run this command as the server's user, or"
-        " give its --control-socket. A server with --workers 0 has none.",
-        NOT_REACHED,
+        " give its --control-socket. A server with --workers 0 has none."
     )
 
 

@@ -9,7 +9,6 @@ import select
 import socket
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from ladybug.control import (
     whole_argument,
 )
 from ladybug.exceptions import StartupError
+from tests.control_server import Master
 from tests.pair import DEADLINE, Records, captured_log
 
 
@@ -63,44 +63,6 @@ COMMANDS: Mapping[str, control.Command] = {
 }
 
 
-class Master:
-    """A process that polls, as far as the control socket can tell."""
-
-    def __init__(self, server: ControlServer) -> None:
-        self.server = server
-        self.late = 0.0  # seconds that its clock is ahead
-        self.wakeups = 0
-        self._wake, self._awake = socket.socketpair()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            poll = select.poll()
-            poll.register(self._awake, select.POLLIN)
-            for fd, events in self.server.interests():
-                poll.register(fd, events)
-            ready = {fd for fd, _ in poll.poll()}
-            self.wakeups += 1
-            if self._awake.fileno() in ready and self._awake.recv(1) == b"q":
-                return
-            self.server.serve(time.monotonic() + self.late)
-
-    def pass_time(self, seconds: float) -> None:
-        self.late += seconds
-        self._wake.send(b"t")
-
-    def stop(self) -> None:
-        if not self._thread.is_alive():
-            return
-        self._wake.send(b"q")
-        self._thread.join(DEADLINE)
-        assert not self._thread.is_alive()
-        self.server.close()
-        self._wake.close()
-        self._awake.close()
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "control.sock")
@@ -111,8 +73,8 @@ def master(path: str) -> Iterator[Master]:
     server = open_control(path, COMMANDS)
     assert server is not None
     master = Master(server)
-    yield master
-    master.stop()
+    with master:
+        yield master
 
 
 @contextlib.contextmanager
