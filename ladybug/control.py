@@ -30,6 +30,8 @@ import resource
 import select
 import socket
 import stat
+import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
@@ -279,6 +281,16 @@ def resident_memory(pid: int) -> int | None:
             return int(statm.read().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return None
+
+
+def waiting_connections(listener: socket.socket) -> int | None:
+    """How many connections wait to be accepted; None if that cannot be said (not Linux, a Unix socket)."""
+    if sys.platform == "linux" and listener.family in (socket.AF_INET, socket.AF_INET6):
+        # struct tcp_info (linux/tcp.h): eight bytes, four words, then tcpi_unacked, which of a listener is sk_ack_backlog.
+        with contextlib.suppress(OSError):
+            waiting: int = struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28), 24)[0]
+            return waiting
+    return None
 
 
 # -- for the client

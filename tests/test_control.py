@@ -8,7 +8,9 @@ import os
 import select
 import socket
 import stat
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from ladybug.control import (
     open_control,
     resident_memory,
     running,
+    waiting_connections,
     whole_argument,
 )
 from ladybug.exceptions import StartupError
@@ -390,6 +393,27 @@ def test_resident_memory_is_what_the_kernel_says() -> None:
     found = resident_memory(os.getpid())
     assert found is not None
     assert 1 << 20 < found < 1 << 34
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_waiting_connections_are_counted_until_they_are_accepted() -> None:
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        assert waiting_connections(listener) == 0
+        for _ in range(3):
+            opened.enter_context(socket.create_connection(listener.getsockname(), DEADLINE))
+        end = time.monotonic() + DEADLINE
+        while waiting_connections(listener) != 3:  # the last handshake may be a moment behind connect(2)
+            assert time.monotonic() < end
+        opened.enter_context(listener.accept()[0])
+        assert waiting_connections(listener) == 2
+
+
+def test_a_unix_socket_does_not_tell_who_waits(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        assert waiting_connections(listener) is None
 
 
 def test_a_process_that_is_gone_has_no_memory_to_tell_of() -> None:
