@@ -123,9 +123,9 @@ def test_a_command_does_what_its_page_says(command: str, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     arguments = words[1:] if words[0] == "ladybug" else words[3:]
     if arguments[0] == "ctl":
-        name, subcommand, rest = ctl.resolve_command(click.Context(ctl), arguments[1:])
+        _, subcommand, rest = ctl.resolve_command(click.Context(ctl), arguments[1:])
         assert subcommand is not None
-        subcommand.make_context(name, rest)
+        subcommand.make_context(subcommand.name, rest)
         return
     try:
         context = main.make_context("ladybug", list(arguments))
