@@ -56,7 +56,6 @@ TIMEOUTS = "Timeouts"
 # Options of uvicorn without an equivalent here yet, and what to use meanwhile.
 NOT_SUPPORTED: Mapping[str, str] = {
     "reset_contextvars": "",
-    "timeout_worker_healthcheck": "",
     "http": "leave it out: there is one HTTP/1.1 implementation",
     "http2": "",
     "ws": "",
@@ -164,8 +163,9 @@ class Table:
             if not isinstance(vars(Config).get(name), Setting):
                 raise ConfigError(unknown_setting(name))
         # First, because the file may hold WEB_CONCURRENCY or FORWARDED_ALLOW_IPS.
+        self.names_from_env_file = frozenset[str]()
         if given.get("env_file") is not None:
-            load_env_file(FilePath()(given["env_file"]))
+            self.names_from_env_file = load_env_file(FilePath()(given["env_file"]))
         # What was said, and not filled in: some settings exclude others only if somebody has asked for both.
         self.given = frozenset(name for name, value in given.items() if value is not None)
         given["app"] = app
@@ -301,6 +301,27 @@ class Config(Table):
         group=PROCESSES,
         help="Where `ladybug ctl` reaches the master: a unix socket at this path, open to this user only. auto is a name of"
         " its own in a private directory, where `ladybug ctl` looks by itself; off is none.",
+    )
+    limit_worker_lifetime: Setting[float | None, float | None] = Setting(
+        default=None,
+        kind=Maybe(Seconds()),
+        group=PROCESSES,
+        help="Replace a worker that has served for this long; its successor is ready before it goes. One at a time.",
+        shown="never",
+    )
+    limit_worker_lifetime_jitter: Setting[float, float] = Setting(
+        default=0,
+        kind=Seconds(),
+        group=PROCESSES,
+        help="Add up to this much to each worker's --limit-worker-lifetime, at random.",
+    )
+    limit_worker_rss: Setting[int | None, int | None] = Setting(
+        default=None,
+        kind=Maybe(Whole(1, metavar="BYTES")),
+        group=PROCESSES,
+        help="Replace a worker that holds more memory than this (resident set) for five seconds on end; its successor is"
+        " ready before it goes. One at a time.",
+        shown="never",
     )
     pid_file: Setting[str | None, str | os.PathLike[str] | None] = Setting(
         default=None,
@@ -519,6 +540,27 @@ class Config(Table):
         help="How long running requests may take to finish after a stop signal; then they are cancelled. Not unlimited"
         " as with uvicorn, on purpose: one open stream would block the stop for ever.",
     )
+    shutdown_delay: Setting[float, float] = Setting(
+        default=0,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="How long after a stop signal connections are still accepted, and closed after one response, so that load"
+        " balancers notice before they are refused. A second signal ends the wait.",
+    )
+    timeout_worker_boot: Setting[float, float] = Setting(
+        default=120,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Give a worker up that has not imported and started the application after this long. 0 is off.",
+    )
+    timeout_worker_healthcheck: Setting[float, float] = Setting(
+        default=30,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Replace a worker whose event loop has not run for this long, but never before 4 s; after 3 s its stacks are"
+        " logged and the others get its connections. 0 never replaces it. Not uvicorn's 5 s, on purpose: what blocks the"
+        " loop is most often a slow request, and its worker has others that would be lost.",
+    )
 
 
 SETTINGS: tuple[Setting[Any, Any], ...] = tuple(row for row in vars(Config).values() if isinstance(row, Setting))
@@ -540,8 +582,19 @@ def not_supported(name: str) -> str:
     return "this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
 
 
-def load_env_file(path: str) -> None:
-    """Put what a .env file sets into os.environ, where it is not set yet. Raises ConfigError."""
+def reread_env_file(config: Config) -> None:
+    """In a worker, before it imports the application: the file may have changed since the master read it.
+
+    What the file set then, it may change or take away now; what was set before it still wins. Raises ConfigError.
+    """
+    if config.env_file is not None:
+        for name in config.names_from_env_file:
+            os.environ.pop(name, None)
+        load_env_file(config.env_file)
+
+
+def load_env_file(path: str) -> frozenset[str]:
+    """Put what a .env file sets into os.environ, where it is not set yet; the names of what was. Raises ConfigError."""
     from pathlib import Path
 
     try:
@@ -550,9 +603,11 @@ def load_env_file(path: str) -> None:
         raise ConfigError(
             'env_file: reading it needs python-dotenv: pip install python-dotenv, or pip install "ladybug-asgi[standard]"'
         ) from None
+    before = frozenset(os.environ)
     try:
         # Opened here: load_dotenv says nothing of a file that is not there.
         with Path(path).open(encoding="utf-8") as stream:
             load_dotenv(stream=stream)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"env_file: cannot read {path}: {error}") from None
+    return frozenset(os.environ) - before

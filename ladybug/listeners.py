@@ -64,6 +64,26 @@ def open_listeners(config: "Config", slots: int) -> list[list[socket.socket]]:
     return _listen_tcp(config.host, config.port, config.backlog, slots)
 
 
+def join_listeners(config: "Config", slot: list[socket.socket]) -> list[socket.socket]:
+    """The listeners of one more slot, on the same addresses as those of `slot`. Raises OSError.
+
+    Shared ones are the same object again, see `is_shared`.
+    """
+    if is_shared(config):
+        return slot
+    with contextlib.ExitStack() as opened:
+        joined = [opened.enter_context(_join(listener)) for listener in slot]
+        for listener in joined:
+            listener.listen(config.backlog)
+        opened.pop_all()
+    return joined
+
+
+def is_shared(config: "Config") -> bool:
+    """True if all slots have the same listeners."""
+    return bool(config.fd) or config.uds is not None or not _LISTENER_PER_SLOT
+
+
 def close_listeners(listeners: list[list[socket.socket]]) -> None:
     """Close all of them. A Unix socket's path stays: that is `remove_path`, at the very end."""
     for slot in listeners:
@@ -172,11 +192,20 @@ def _bind_slots(
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     group = [first]
     while len(group) < slots:
-        member = opened.enter_context(_tcp_socket(family, only_v6))
-        member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        member.bind(first.getsockname())
-        group.append(member)
+        group.append(opened.enter_context(_join(first)))
     return group
+
+
+def _join(member: socket.socket) -> socket.socket:
+    """One more socket of a SO_REUSEPORT group, bound, not listening yet."""
+    family = member.family
+    only_v6 = family == socket.AF_INET6 and bool(member.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    with contextlib.ExitStack() as opened:
+        joined = opened.enter_context(_tcp_socket(family, only_v6))
+        joined.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        joined.bind(member.getsockname())
+        opened.pop_all()
+    return joined
 
 
 def _tcp_socket(family: int, only_v6: bool) -> socket.socket:

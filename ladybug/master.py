@@ -1,10 +1,10 @@
 """The master: opens the listeners, forks the workers, waits, and does what the supervisor decides. It decides nothing itself.
 
-It holds the listening sockets for ever. A worker inherits those of its slot and no others; what waits in a slot's queue
-when its worker dies is served by the next one.
+It holds the listening sockets as long as their slot lives. A worker inherits those of its slot and no others; what waits in
+a slot's queue when its worker dies is served by the next one, or by the workers of other slots, if there are.
 
 It sleeps in poll(2) until something happens: a signal (through the wakeup fd, so none is lost between two instructions), a
-message from a worker, a deadline. Without one of them it does not run at all.
+message from a worker, a deadline. With nothing to do it wakes up every two or three seconds, to see if all hearts beat.
 
 Rules:
 - Nothing here imports asyncio, the application or the compiled rooms. What only a worker needs is imported in the worker,
@@ -21,6 +21,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -41,10 +42,41 @@ from ladybug.link import (
     longest_stop,
     title,
 )
-from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
-from ladybug.privileges import drop_privileges
+from ladybug.listeners import (
+    close_listeners,
+    describe,
+    is_shared,
+    join_listeners,
+    open_listeners,
+    remove_path,
+    turn_away,
+)
+from ladybug.log import reopen_log_files
+from ladybug.privileges import drop_privileges, give_log_files, identity_of
+from ladybug.rescue import MOST_PER_CALL, Channel, Rescuer
 from ladybug.scoreboard import Record, Scoreboard, State
-from ladybug.supervisor import Action, Announce, Exit, Log, Report, Signal, Spawn, StopListening, Supervisor
+from ladybug.stacks import STACKS_SIGNAL, Stacks
+from ladybug.steering import Steering
+from ladybug.supervisor import (
+    Action,
+    Announce,
+    AskStacks,
+    CloseSlot,
+    Exit,
+    Log,
+    LogStacks,
+    OpenSlot,
+    Reloaded,
+    Reloading,
+    ReopenLogs,
+    Report,
+    Route,
+    Signal,
+    Spawn,
+    StopListening,
+    Supervisor,
+    Timeouts,
+)
 from ladybug.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -53,8 +85,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ladybug.error")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What other servers' users and log rotation send. By default these would end the master; it says so and goes on.
-UNKNOWN_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+SIGNALS = (
+    *STOP_SIGNALS,
+    *(signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD),
+)
+# Seconds until connections are looked at again that nobody had room for.
+NO_ROOM = 0.05
 # For a child whose end somebody else has collected. As asyncio and the shell say "unknown".
 LOST_RETURNCODE = 255
 
@@ -75,17 +111,28 @@ class Master:
 
     def __init__(self, config: "Config") -> None:
         self._config = config
-        self._listeners = open_listeners(config, config.workers)
-        self._addresses = [describe(listener) for listener in self._listeners[0]]
-        self._scoreboard = Scoreboard(config.workers)
+        listeners = open_listeners(config, config.workers)
+        self._places = {slot: _Place(of_slot) for slot, of_slot in enumerate(listeners)}
+        self._addresses = [describe(listener) for listener in listeners[0]]
+        self._steering = Steering(listeners)
+        self._rescuer = Rescuer()
+        self._receiving = frozenset[int]()  # slots that get new connections
+        self._closing: set[int] = set()  # slots that nobody needs any more, once their queues are empty
+        self._rescue_at = 0.0
+        self._scoreboard = Scoreboard()
         self._notifier = Notifier.from_environment()
         self._supervisor = Supervisor(
             config.workers,
-            graceful=config.timeout_graceful_shutdown,
-            term_timeout=longest_stop(config) + KILL_MARGIN,
-            quit_timeout=LIFESPAN_SHUTDOWN + KILL_MARGIN,
+            Timeouts(
+                graceful=config.timeout_graceful_shutdown,
+                term=longest_stop(config) + KILL_MARGIN,
+                quit=LIFESPAN_SHUTDOWN + KILL_MARGIN,
+                boot=config.timeout_worker_boot,
+                healthcheck=config.timeout_worker_healthcheck,
+                delay=config.shutdown_delay,
+            ),
         )
-        self._signals = SignalQueue(*STOP_SIGNALS, *UNKNOWN_SIGNALS, signal.SIGCHLD)
+        self._signals = SignalQueue(*SIGNALS)
         self._children: dict[int, _Child] = {}  # by pid
         self._exit_code: int | None = None
 
@@ -100,14 +147,15 @@ class Master:
             self._perform(self._supervisor.start(time.monotonic()))
             while self._exit_code is None:
                 self._wait()
+                self._feel_pulses()
                 self._hear_signals()
                 self._hear_workers()
                 self._reap()
-                self._perform(self._supervisor.tick(time.monotonic()))
+                self._rescue()
                 self._notifier.tick(time.monotonic(), self._is_healthy)
         finally:
             self._signals.give_back()
-            close_listeners(self._listeners)
+            self._close_places()
             remove_path(self._config)
         return self._exit_code
 
@@ -120,17 +168,40 @@ class Master:
         for child in self._children.values():
             if not child.link.at_end:
                 poll.register(child.link.fd, select.POLLIN)
-        deadlines = (self._supervisor.next_deadline(), self._notifier.next_deadline())
+        deadlines = [self._supervisor.next_deadline(), self._notifier.next_deadline()]
+        if self._rescue_at > time.monotonic():
+            deadlines.append(self._rescue_at)
+        else:
+            for slot in self._left_alone():
+                for fd in self._queues(slot):
+                    poll.register(fd, select.POLLIN)
         deadline = min((at for at in deadlines if at is not None), default=None)
         # Rounded up: a millisecond early would be a wake-up for nothing, and then another.
         poll.poll(None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1))
 
+    def _feel_pulses(self) -> None:
+        beats = {pid: child.record.read().heartbeat for pid, child in self._children.items()}
+        self._perform(self._supervisor.tick(time.monotonic(), beats))
+
     def _hear_signals(self) -> None:
+        supervisor = self._supervisor
         for number in self._signals.read():
-            if number in STOP_SIGNALS:
-                self._perform(self._supervisor.stop_requested(time.monotonic()))
-            elif number in UNKNOWN_SIGNALS:
-                logger.warning("%s does nothing yet", signal.Signals(number).name)
+            now = time.monotonic()
+            match number:
+                case signal.SIGINT | signal.SIGTERM:
+                    self._perform(supervisor.stop_requested(now))
+                case signal.SIGQUIT:
+                    self._perform(supervisor.quit_requested(now))
+                case signal.SIGHUP:
+                    self._perform(supervisor.reload_requested(now))
+                case signal.SIGTTIN:
+                    self._perform(supervisor.scale_requested(supervisor.size + 1, now))
+                case signal.SIGTTOU:
+                    self._perform(supervisor.scale_requested(supervisor.size - 1, now))
+                case signal.SIGUSR1:
+                    self._perform(supervisor.reopen_requested(now))
+                case signal.SIGUSR2:
+                    logger.warning("SIGUSR2 does nothing yet")
 
     def _hear_workers(self) -> None:
         for child in list(self._children.values()):
@@ -147,10 +218,36 @@ class Master:
             child.is_alive = False
             self._hear(child)
             in_flight = child.record.read().in_flight
+            stacks = child.stacks.read()
             self._scoreboard.release(child.record)
             child.close()
             del self._children[pid]
-            self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight))
+            self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight, stacks))
+
+    def _rescue(self) -> None:
+        """Give what waits in queues that nobody empties to those who do, and close the queues that are done with."""
+        now = time.monotonic()
+        if now < self._rescue_at:
+            return
+        to = [self._places[slot].channel for slot in sorted(self._receiving)]
+        for slot in list(self._left_alone()):
+            place = self._places[slot]
+            moved = self._rescuer.rescue([] if is_shared(self._config) else place.listeners, place.channel, to)
+            if _has_something(self._queues(slot)):
+                if moved < MOST_PER_CALL:
+                    self._rescue_at = now + NO_ROOM
+            elif slot in self._closing:
+                self._close_place(slot)
+
+    def _left_alone(self) -> list[int]:
+        """Slots whose queues nobody empties, while somebody else could."""
+        return [slot for slot in self._places if slot not in self._receiving] if self._receiving else []
+
+    def _queues(self, slot: int) -> list[int]:
+        """The descriptors that are readable while connections wait in this slot, and in no other."""
+        place = self._places[slot]
+        listeners = [] if is_shared(self._config) else place.listeners
+        return [place.channel.fd, *(listener.fileno() for listener in listeners)]
 
     def _is_healthy(self) -> bool:
         """Whether systemd's watchdog is fed: not while every worker that serves has a blocked loop.
@@ -170,19 +267,70 @@ class Master:
                 case Spawn(slot, generation):
                     self._spawn(slot, generation)
                 case Signal(pid, number):
-                    if self._children[pid].is_alive:
-                        os.kill(pid, number)
+                    self._kill(pid, number)
+                case AskStacks(pid):
+                    self._kill(pid, STACKS_SIGNAL)
+                case LogStacks(pid, level, text):
+                    stacks = self._children[pid].stacks.read() or "(It writes no stacks: is it stopped (SIGSTOP)?)"
+                    logger.log(level, "%s:\n%s", text, stacks)
+                case OpenSlot(slot):
+                    self._open_place(slot)
+                case CloseSlot(slot):
+                    self._closing.add(slot)
+                case Route(slots):
+                    self._receiving = slots
+                    self._rescue_at = 0.0
+                    self._steering.steer(slots)
+                case ReopenLogs():
+                    reopen_log_files()
+                    if (identity := identity_of(self._config)) is not None:
+                        give_log_files(identity)
                 case StopListening():
                     self._notifier.stopping(longest_stop(self._config) + KILL_MARGIN)
-                    turn_away(self._config, self._listeners)
-                    close_listeners(self._listeners)
+                    turn_away(self._config, [place.listeners for place in self._places.values()])
+                    self._close_places()
                 case Announce():
                     announce(self._config, self._addresses)
+                    self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
+                case Reloading():
+                    self._notifier.reloading(time.monotonic())
+                case Reloaded():
                     self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
                 case Log(level, text):
                     logger.log(level, "%s", text)
                 case Exit(code):
                     self._exit_code = code
+
+    def _kill(self, pid: int, number: signal.Signals) -> None:
+        if self._children[pid].is_alive:
+            os.kill(pid, number)
+
+    def _open_place(self, slot: int) -> None:
+        now = time.monotonic()
+        try:
+            place = _Place(join_listeners(self._config, self._places[min(self._places)].listeners))
+        except OSError as error:
+            actions = self._supervisor.open_failed(slot, str(error), now)
+        else:
+            self._places[slot] = place
+            self._steering.add(slot, place.listeners)
+            self._steering.steer(self._receiving)
+            actions = self._supervisor.opened(slot, now)
+        self._perform(actions)
+
+    def _close_place(self, slot: int) -> None:
+        self._closing.discard(slot)
+        self._places.pop(slot).close(keep_listeners=is_shared(self._config))
+        self._steering.remove(slot)
+        self._steering.steer(self._receiving)
+        self._perform(self._supervisor.closed(slot, time.monotonic()))
+
+    def _close_places(self) -> None:
+        for place in self._places.values():
+            place.close()
+        self._places.clear()
+        self._receiving = frozenset()
+        self._rescuer.close()
 
     def _spawn(self, slot: int, generation: int) -> None:
         now = time.monotonic()
@@ -204,32 +352,36 @@ class Master:
     def _fork(self, slot: int, record: Record) -> "_Child":
         """Make the two pipes and the process at their other ends. Raises OSError, and has then made nothing."""
         with contextlib.ExitStack() as on_failure:
+            stacks = Stacks()
+            on_failure.callback(stacks.close)
             link, link_of_worker = _pipe(on_failure)
             lifeline_of_worker, lifeline = _pipe(on_failure)
             pid = os.fork()
             on_failure.pop_all()
-        child = _Child(pid, MasterLink(link), lifeline, record)
+        child = _Child(pid, MasterLink(link), lifeline, record, stacks)
         if pid == 0:
-            child.close()
-            self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, record)
+            child.close_pipes()
+            self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, record, stacks)
         os.close(link_of_worker)
         os.close(lifeline_of_worker)
         return child
 
-    def _become_worker(self, slot: int, link: WorkerLink, lifeline: int, record: Record) -> NoReturn:
-        """In the child: let go of what is the master's, keep the slot's listeners, and never come back."""
+    def _become_worker(self, slot: int, link: WorkerLink, lifeline: int, record: Record, stacks: Stacks) -> NoReturn:
+        """In the child: let go of what is the master's, keep what is the slot's, and never come back."""
         try:
             record.sign(os.getpid())
             self._signals.forget()
             for sibling in self._children.values():
                 sibling.close()
-            mine = self._listeners[slot]
-            for listener in (listener for other in self._listeners for listener in other if listener not in mine):
-                listener.close()
+            place = self._places.pop(slot)
+            for other in self._places.values():
+                other.close(keep_listeners=is_shared(self._config))
+            self._rescuer.close()
             drop_privileges(self._config)
-            from ladybug.worker import leave, run_worker
+            from ladybug.worker import Ties, leave, run_worker
 
-            leave(run_worker(self._config, slot, mine, link, lifeline, record))
+            ties = Ties(slot, link, lifeline, record, stacks, place.channel)
+            leave(run_worker(self._config, place.listeners, ties))
         except BaseException as error:
             link.send(Kind.FAILED, f"A worker cannot be loaded: {error!r}")
         finally:
@@ -239,16 +391,36 @@ class Master:
 class _Child:
     """A worker as the master holds it."""
 
-    def __init__(self, pid: int, link: MasterLink, lifeline: int, record: Record) -> None:
+    def __init__(self, pid: int, link: MasterLink, lifeline: int, record: Record, stacks: Stacks) -> None:
         self.pid = pid
         self.link = link
         self.lifeline = lifeline
         self.record = record
+        self.stacks = stacks
         self.is_alive = True  # until it is reaped: then its number may be somebody else's
 
     def close(self) -> None:
+        self.close_pipes()
+        self.stacks.close()
+
+    def close_pipes(self) -> None:
+        """In the child itself: these ends are its master's."""
         self.link.close()
         os.close(self.lifeline)
+
+
+class _Place:
+    """A slot as the master holds it: where its connections wait."""
+
+    def __init__(self, listeners: list[socket.socket]) -> None:
+        self.listeners = listeners
+        self.channel = Channel()
+
+    def close(self, *, keep_listeners: bool = False) -> None:
+        """keep_listeners: they are not this slot's alone."""
+        self.channel.close()
+        if not keep_listeners:
+            close_listeners([self.listeners])
 
 
 class SignalQueue:
@@ -285,8 +457,7 @@ class SignalQueue:
     def forget(self) -> None:
         """In a forked child: the queue is the parent's."""
         signal.set_wakeup_fd(-1)
-        for number in (*UNKNOWN_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._close()
 
     def _close(self) -> None:
@@ -299,6 +470,13 @@ def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
     for fd in ends:
         on_failure.callback(os.close, fd)
     return ends
+
+
+def _has_something(fds: list[int]) -> bool:
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _flush() -> None:

@@ -98,6 +98,7 @@ class Server:
         self._service: Service | None = None
         self._poller: Poller | None = None
         self._acceptors: list[Acceptor] = []
+        self._is_leaving = False
         self._stop = asyncio.Event()
         self._escalate = asyncio.Event()
         self._ended = asyncio.Event()
@@ -118,6 +119,12 @@ class Server:
     def requests(self) -> int:
         """Requests taken since the server began."""
         return self._service.requests if self._service is not None else 0
+
+    def leave(self) -> None:
+        """Go on serving and accepting, but close each connection after one response: a stop is near."""
+        self._is_leaving = True
+        if self._service is not None:
+            self._service.draining = True
 
     def shutdown(self) -> "ServerEnd":
         """Begin the graceful stop; may be called again without effect. Await the result to wait for its end."""
@@ -230,6 +237,7 @@ class Server:
         if config.limit_max_requests is not None:
             service.limit_requests = config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)
             service.on_request_limit = self._retire
+        service.draining = self._is_leaving
         service.access = access_recorder() if config.access_log else None
         timeouts = Timeouts(
             ticks(config.timeout_request_head),

@@ -89,6 +89,12 @@ TYPED: dict[str, tuple[list[str], object]] = {
     "timeout_request_body": (["--timeout-request-body", "0.5"], 0.5),
     "timeout_send": (["--timeout-send", "10"], 10.0),
     "timeout_graceful_shutdown": (["--timeout-graceful-shutdown", "10"], 10.0),
+    "shutdown_delay": (["--shutdown-delay", "10"], 10.0),
+    "timeout_worker_boot": (["--timeout-worker-boot", "600"], 600.0),
+    "timeout_worker_healthcheck": (["--timeout-worker-healthcheck", "0"], 0.0),
+    "limit_worker_lifetime": (["--limit-worker-lifetime", "86400"], 86400.0),
+    "limit_worker_lifetime_jitter": (["--limit-worker-lifetime-jitter", "600"], 600.0),
+    "limit_worker_rss": (["--limit-worker-rss", "536870912"], 536870912),
 }
 
 

@@ -66,6 +66,9 @@ DEFAULTS = {
     "control_socket": "auto",
     "limit_max_requests": None,
     "limit_max_requests_jitter": 0,
+    "limit_worker_lifetime": None,
+    "limit_worker_lifetime_jitter": 0,
+    "limit_worker_rss": None,
     "limit_request_line": 16384,
     "limit_request_fields": 128,
     "limit_request_fields_size": 65536,
@@ -75,6 +78,9 @@ DEFAULTS = {
     "timeout_request_body": 30,
     "timeout_send": 60,
     "timeout_graceful_shutdown": 30,
+    "shutdown_delay": 0,
+    "timeout_worker_boot": 120,
+    "timeout_worker_healthcheck": 30,
 }
 
 
