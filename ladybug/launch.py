@@ -47,12 +47,15 @@ def serve(config: Config) -> int:
             f"workers: {config.workers} workers cannot share an application object; give it as an import string,"
             ' "module:attribute", so that each worker can import it'
         )
+    if not isinstance(config.app, str) and config.reload:
+        raise ConfigError(
+            'reload: an application object cannot be imported again; give it as an import string, "module:attribute"'
+        )
     _refuse_recursion()
     # To be able to change the title, setproctitle looks for the arguments in front of the first variable: before that
     # may be one of systemd's, which are taken away.
     getproctitle()
     _open_standard_descriptors()
-    has_master = config.workers > 0 and isinstance(config.app, str)
     with _umask(config):
         configure_logging(config)
         try:
@@ -60,7 +63,7 @@ def serve(config: Config) -> int:
             if (identity := identity_of(config)) is not None:
                 give_log_files(identity)
             with _pid_file(config):
-                return _serve_in_workers(config) if has_master else _serve_here(config)
+                return _serve(config)
         except StartupError as error:
             logging.getLogger("ladybug.error").error("%s", error)
             return STARTUP_FAILURE
@@ -115,16 +118,21 @@ def _open_standard_descriptors() -> None:
     os.close(fd)
 
 
-def _serve_here(config: Config) -> int:
+def _serve(config: Config) -> int:
+    if config.reload:
+        from ladybug.reload import run_reloader
+
+        if config.workers > 1:
+            logging.getLogger("ladybug.error").warning("--reload is for one worker: --workers is left aside")
+        config.workers = 1
+        return run_reloader(config)
+    if config.workers > 0 and isinstance(config.app, str):
+        from ladybug.master import run_master
+
+        return run_master(config)
     from ladybug.worker import run_standalone
 
     return run_standalone(config)
-
-
-def _serve_in_workers(config: Config) -> int:
-    from ladybug.master import run_master
-
-    return run_master(config)
 
 
 def _refuse_recursion() -> None:

@@ -25,7 +25,7 @@ PACKAGE = ROOT / "ladybug"
 # From the top down. A new module has to be given its floor here.
 FLOORS: dict[str, set[str]] = {
     "entry": {"__main__", "cli", "ctl", "launch"},
-    "fleet": {"control", "master", "steering", "supervisor"},
+    "fleet": {"control", "master", "reload", "steering", "supervisor"},
     "worker": {"worker", "server"},
     "services": {
         *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "pid_file", "privileges"),
