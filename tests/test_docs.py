@@ -159,7 +159,8 @@ def test_pages_name_only_options_that_are_there() -> None:
         "--preload",
     }
     families = {"--ssl-"}
-    named = set().union(*(options_in(ROOT / page) for page in ("README.md", "docs/protocol.md", "docs/signals.md")))
+    pages = ("README.md", "docs/protocol.md", "docs/signals.md", "docs/deployment.md")
+    named = set().union(*(options_in(ROOT / page) for page in pages))
     assert named <= known | uvicorns | gunicorns | families
 
 
