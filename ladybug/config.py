@@ -371,8 +371,8 @@ class Config(Table):
         default=None,
         kind=Texts("PATTERN"),
         group=DEVELOPMENT,
-        help="Watch files whose name matches this pattern too, or the files in this directory; may be given more than"
-        " once. *.py is always among them, unless it is excluded.",
+        help="Watch files whose name matches this pattern too; may be given more than once. *.py is always among them,"
+        " unless it is excluded. A directory is watched as with --reload-dir.",
         flag="--reload-include",
         shown="*.py",
         is_repeatable=True,
@@ -381,8 +381,8 @@ class Config(Table):
         default=None,
         kind=Texts("PATTERN"),
         group=DEVELOPMENT,
-        help="Do not watch files whose name matches this pattern, or the files in this directory; may be given more than"
-        " once. The default patterns are always among them, unless they are included.",
+        help="Do not watch files or directories whose name matches this pattern; may be given more than once. The default"
+        " patterns are always among them, unless they are included.",
         flag="--reload-exclude",
         shown=".*, .py[cod], .sw.*, ~*",
         is_repeatable=True,
@@ -391,7 +391,7 @@ class Config(Table):
         default=0.25,
         kind=Seconds(),
         group=DEVELOPMENT,
-        help="Changes that follow each other within this time are one restart.",
+        help="Collect changes that follow each other for at most this long before the restart.",
     )
 
     loop: Setting[str, str] = Setting(

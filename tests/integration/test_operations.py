@@ -8,13 +8,14 @@ import os
 import pwd
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.support import APPS, ROOT, Client, Server, eventually, serve
+from tests.integration.support import APPS, DEADLINE, ROOT, Client, Server, eventually, request_bytes, serve
 
 APP = f"{APPS}.operations:app"
 NOBODY = pwd.getpwnam("nobody")
@@ -124,6 +125,25 @@ def test_a_worker_that_dies_is_replaced_by_one_of_the_same_user() -> None:
         assert second["uids"] == first["uids"]
 
 
+@pytest.mark.slow
+@as_nobody
+def test_workers_of_another_user_follow_their_master_too() -> None:
+    """The kernel signals its end to them on their own behalf (F_SETOWN), although it was root's."""
+    server = Server(APP, "--user", "nobody", workers=2)
+    try:
+        server.wait_until_listening()
+        workers = psutil.Process(server.pid).children()
+        with server.connect() as client:
+            client.send(request_bytes("/block"))
+            server.signal(signal.SIGKILL)
+            server.process.wait(DEADLINE)
+            # The one whose loop is blocked has only that signal to end by.
+            psutil.wait_procs(workers, timeout=40)
+        assert not any(worker.is_running() for worker in workers)
+    finally:
+        server.kill()
+
+
 @as_nobody
 def test_the_unix_socket_belongs_to_the_user_and_goes_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
@@ -142,10 +162,18 @@ def test_the_unix_socket_belongs_to_the_user_and_goes_at_the_end(tmp_path: Path)
             server.kill()
 
 
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory that others can look into; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
 @as_nobody
-def test_log_files_belong_to_the_user(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    log, config = tmp_path / "server.log", tmp_path / "logging.json"
+def test_log_files_belong_to_the_user(open_path: Path) -> None:
+    log, config = open_path / "server.log", open_path / "logging.json"
     handler = {"class": "logging.FileHandler", "filename": str(log)}
     root = {"handlers": ["file"], "level": "INFO"}
     settings = {"version": 1, "disable_existing_loggers": False, "handlers": {"file": handler}, "root": root}
