@@ -18,6 +18,7 @@ from ladybug.log import configure_logging
 from ladybug.pid_file import PidFile
 from ladybug.privileges import give_log_files, identity_of
 from ladybug.systemd import take_listen_fds
+from ladybug.upgrade import Inheritance
 
 Settings = ParamSpec("Settings")
 
@@ -62,8 +63,9 @@ def serve(config: Config) -> int:
             _listen_where_systemd_does(config)
             if (identity := identity_of(config)) is not None:
                 give_log_files(identity)
-            with _pid_file(config):
-                return _serve(config)
+            inheritance = Inheritance.take()
+            with _pid_file(config, inheritance) as pid_file:
+                return _serve(config, pid_file, inheritance)
         except StartupError as error:
             logging.getLogger("ladybug.error").error("%s", error)
             return STARTUP_FAILURE
@@ -97,15 +99,16 @@ def _umask(config: Config) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pid_file(config: Config) -> Iterator[None]:
-    """--pid-file, while we serve. A worker does not come back here: it exits."""
+def _pid_file(config: Config, inheritance: Inheritance | None) -> Iterator[PidFile | None]:
+    """--pid-file, while we serve; a successor takes it over later. A worker does not come back here: it exits."""
     if config.pid_file is None:
-        yield
+        yield None
         return
     pid_file = PidFile(config.pid_file)
-    pid_file.claim()
+    if inheritance is None:
+        pid_file.claim()
     try:
-        yield
+        yield pid_file
     finally:
         pid_file.release()
 
@@ -118,7 +121,7 @@ def _open_standard_descriptors() -> None:
     os.close(fd)
 
 
-def _serve(config: Config) -> int:
+def _serve(config: Config, pid_file: PidFile | None, inheritance: Inheritance | None) -> int:
     if config.reload:
         from ladybug.reload import run_reloader
 
@@ -129,7 +132,7 @@ def _serve(config: Config) -> int:
     if config.workers > 0 and isinstance(config.app, str):
         from ladybug.master import run_master
 
-        return run_master(config)
+        return run_master(config, pid_file, inheritance)
     from ladybug.worker import run_standalone
 
     return run_standalone(config)

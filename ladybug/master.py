@@ -21,16 +21,28 @@ import logging
 import os
 import select
 import signal
-import socket
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from setproctitle import setproctitle
 
+from ladybug import __version__
 from ladybug.about import announce
+from ladybug.control import (
+    Command,
+    ControlServer,
+    Refused,
+    SlotStatus,
+    Status,
+    WorkerStatus,
+    open_control,
+    resident_memory,
+    waiting_connections,
+    whole_argument,
+)
 from ladybug.exceptions import STARTUP_FAILURE
 from ladybug.link import (
     KILL_MARGIN,
@@ -42,27 +54,20 @@ from ladybug.link import (
     longest_stop,
     title,
 )
-from ladybug.listeners import (
-    close_listeners,
-    describe,
-    is_shared,
-    join_listeners,
-    open_listeners,
-    remove_path,
-    turn_away,
-)
+from ladybug.listeners import describe, open_listeners, remove_path
 from ladybug.log import reopen_log_files
+from ladybug.pid_file import PidFile
+from ladybug.places import Places
 from ladybug.privileges import drop_privileges, give_log_files, identity_of
-from ladybug.rescue import MOST_PER_CALL, Channel, Rescuer
 from ladybug.scoreboard import Record, Scoreboard, State
 from ladybug.stacks import STACKS_SIGNAL, Stacks
-from ladybug.steering import Steering
 from ladybug.supervisor import (
     Action,
     Announce,
     AskStacks,
     CloseSlot,
     Exit,
+    HandOver,
     Log,
     LogStacks,
     OpenSlot,
@@ -73,11 +78,15 @@ from ladybug.supervisor import (
     Route,
     Signal,
     Spawn,
+    StartSuccessor,
     StopListening,
+    StopSuccessor,
     Supervisor,
     Timeouts,
+    describe_exit,
 )
 from ladybug.systemd import Notifier
+from ladybug.upgrade import Inheritance, Start, Successor
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -89,40 +98,43 @@ SIGNALS = (
     *STOP_SIGNALS,
     *(signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD),
 )
-# Seconds until connections are looked at again that nobody had room for.
-NO_ROOM = 0.05
 # For a child whose end somebody else has collected. As asyncio and the shell say "unknown".
 LOST_RETURNCODE = 255
 
 _REPORTS = {Kind.READY: Report.READY, Kind.FAILED: Report.FAILED, Kind.RETIRING: Report.RETIRING}
 
 
-def run_master(config: "Config") -> int:
+def run_master(config: "Config", pid_file: PidFile | None = None, inheritance: Inheritance | None = None) -> int:
     """Serve with config.workers processes until INT or TERM; the exit code.
+
+    pid_file        the successor of another master takes it over when it serves
+    inheritance     what that one has left
 
     0 after a clean stop, 1 if workers died in it or had to be killed, 3 if a worker could not start (logged). Raises
     StartupError if the listeners cannot be opened. Leaves the signals of the program that called as they were.
     """
-    return Master(config).run()
+    return Master(config, pid_file, inheritance).run()
 
 
 class Master:
     """The shell around a `Supervisor`."""
 
-    def __init__(self, config: "Config") -> None:
+    def __init__(self, config: "Config", pid_file: PidFile | None, inheritance: Inheritance | None) -> None:
         self._config = config
-        listeners = open_listeners(config, config.workers)
-        self._places = {slot: _Place(of_slot) for slot, of_slot in enumerate(listeners)}
+        self._pid_file = pid_file
+        self._inheritance = inheritance  # until we serve
+        self._began = time.monotonic()
+        self._start = Start.of_this_process()
+        listeners = open_listeners(config, config.workers) if inheritance is None else inheritance.adopt(config)
         self._addresses = [describe(listener) for listener in listeners[0]]
-        self._steering = Steering(listeners)
-        self._rescuer = Rescuer()
-        self._receiving = frozenset[int]()  # slots that get new connections
-        self._closing: set[int] = set()  # slots that nobody needs any more, once their queues are empty
-        self._rescue_at = 0.0
+        self._places = Places(config, listeners, inherited=inheritance is not None)
+        self._has_handed_over = False
+        self._successor: Successor | None = None
+        self._control: ControlServer | None = None
         self._scoreboard = Scoreboard()
         self._notifier = Notifier.from_environment()
         self._supervisor = Supervisor(
-            config.workers,
+            len(listeners),
             Timeouts(
                 graceful=config.timeout_graceful_shutdown,
                 term=longest_stop(config) + KILL_MARGIN,
@@ -144,6 +156,8 @@ class Master:
         self._signals.take()
         self._notifier.starting(time.monotonic())
         try:
+            if self._inheritance is None:
+                self._control = open_control(self._config.control_socket, self._commands())
             self._perform(self._supervisor.start(time.monotonic()))
             while self._exit_code is None:
                 self._wait()
@@ -151,12 +165,17 @@ class Master:
                 self._hear_signals()
                 self._hear_workers()
                 self._reap()
+                self._hear_successor()
                 self._rescue()
+                self._obey()
                 self._notifier.tick(time.monotonic(), self._is_healthy)
         finally:
             self._signals.give_back()
-            self._close_places()
-            remove_path(self._config)
+            self._places.close()
+            if self._control is not None:
+                self._control.close()
+            if not self._has_handed_over and self._inheritance is None:
+                remove_path(self._config)
         return self._exit_code
 
     # -- the steps
@@ -168,13 +187,16 @@ class Master:
         for child in self._children.values():
             if not child.link.at_end:
                 poll.register(child.link.fd, select.POLLIN)
-        deadlines = [self._supervisor.next_deadline(), self._notifier.next_deadline()]
-        if self._rescue_at > time.monotonic():
-            deadlines.append(self._rescue_at)
-        else:
-            for slot in self._left_alone():
-                for fd in self._queues(slot):
-                    poll.register(fd, select.POLLIN)
+        now = time.monotonic()
+        for fd in self._places.interests(now):
+            poll.register(fd, select.POLLIN)
+        deadlines = [self._supervisor.next_deadline(), self._notifier.next_deadline(), self._places.next_deadline(now)]
+        if self._successor is not None:
+            poll.register(self._successor.fd, select.POLLIN)
+        if self._control is not None:
+            for fd, events in self._control.interests():
+                poll.register(fd, events)
+            deadlines.append(self._control.next_deadline())
         deadline = min((at for at in deadlines if at is not None), default=None)
         # Rounded up: a millisecond early would be a wake-up for nothing, and then another.
         poll.poll(None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1))
@@ -201,7 +223,7 @@ class Master:
                 case signal.SIGUSR1:
                     self._perform(supervisor.reopen_requested(now))
                 case signal.SIGUSR2:
-                    logger.warning("SIGUSR2 does nothing yet")
+                    self._perform(supervisor.upgrade_requested(now))
 
     def _hear_workers(self) -> None:
         for child in list(self._children.values()):
@@ -224,30 +246,32 @@ class Master:
             del self._children[pid]
             self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight, stacks))
 
-    def _rescue(self) -> None:
-        """Give what waits in queues that nobody empties to those who do, and close the queues that are done with."""
-        now = time.monotonic()
-        if now < self._rescue_at:
+    def _hear_successor(self) -> None:
+        successor = self._successor
+        if successor is None:
             return
-        to = [self._places[slot].channel for slot in sorted(self._receiving)]
-        for slot in list(self._left_alone()):
-            place = self._places[slot]
-            moved = self._rescuer.rescue([] if is_shared(self._config) else place.listeners, place.channel, to)
-            if _has_something(self._queues(slot)):
-                if moved < MOST_PER_CALL:
-                    self._rescue_at = now + NO_ROOM
-            elif slot in self._closing:
-                self._close_place(slot)
+        if successor.is_ready():
+            self._notifier.main_pid(successor.pid)
+            self._successor = None
+            successor.close()
+            self._perform(self._supervisor.successor_ready(time.monotonic()))
+        elif (ended := _wait_for(successor.pid)) is None or ended[0] != 0:
+            self._successor = None
+            successor.close()
+            # What it has done to the sockets, on its way.
+            self._places.route_again()
+            why = f"the new one {describe_exit(LOST_RETURNCODE if ended is None else ended[1])}"
+            self._perform(self._supervisor.successor_failed(why, time.monotonic()))
 
-    def _left_alone(self) -> list[int]:
-        """Slots whose queues nobody empties, while somebody else could."""
-        return [slot for slot in self._places if slot not in self._receiving] if self._receiving else []
+    def _rescue(self) -> None:
+        now = time.monotonic()
+        for slot in self._places.rescue(now):
+            self._perform(self._supervisor.closed(slot, now))
 
-    def _queues(self, slot: int) -> list[int]:
-        """The descriptors that are readable while connections wait in this slot, and in no other."""
-        place = self._places[slot]
-        listeners = [] if is_shared(self._config) else place.listeners
-        return [place.channel.fd, *(listener.fileno() for listener in listeners)]
+    def _obey(self) -> None:
+        """Whatever `ladybug ctl` wants."""
+        if self._control is not None:
+            self._control.serve(time.monotonic())
 
     def _is_healthy(self) -> bool:
         """Whether systemd's watchdog is fed: not while every worker that serves has a blocked loop.
@@ -276,22 +300,31 @@ class Master:
                 case OpenSlot(slot):
                     self._open_place(slot)
                 case CloseSlot(slot):
-                    self._closing.add(slot)
+                    self._places.close_when_empty(slot)
                 case Route(slots):
-                    self._receiving = slots
-                    self._rescue_at = 0.0
-                    self._steering.steer(slots)
+                    self._places.route(slots)
+                case StartSuccessor():
+                    self._start_successor()
+                case StopSuccessor():
+                    if self._successor is not None:
+                        self._successor.kill(signal.SIGTERM)
+                case HandOver():
+                    self._has_handed_over = True
+                    self._places.close()
                 case ReopenLogs():
                     reopen_log_files()
                     if (identity := identity_of(self._config)) is not None:
                         give_log_files(identity)
                 case StopListening():
                     self._notifier.stopping(longest_stop(self._config) + KILL_MARGIN)
-                    turn_away(self._config, [place.listeners for place in self._places.values()])
-                    self._close_places()
+                    # Of a successor that serves not yet they are not its own.
+                    if self._inheritance is None:
+                        self._places.turn_away()
+                    self._places.close()
                 case Announce():
                     announce(self._config, self._addresses)
                     self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
+                    self._succeed()
                 case Reloading():
                     self._notifier.reloading(time.monotonic())
                 case Reloaded():
@@ -308,29 +341,37 @@ class Master:
     def _open_place(self, slot: int) -> None:
         now = time.monotonic()
         try:
-            place = _Place(join_listeners(self._config, self._places[min(self._places)].listeners))
+            self._places.open(slot)
         except OSError as error:
             actions = self._supervisor.open_failed(slot, str(error), now)
         else:
-            self._places[slot] = place
-            self._steering.add(slot, place.listeners)
-            self._steering.steer(self._receiving)
             actions = self._supervisor.opened(slot, now)
         self._perform(actions)
 
-    def _close_place(self, slot: int) -> None:
-        self._closing.discard(slot)
-        self._places.pop(slot).close(keep_listeners=is_shared(self._config))
-        self._steering.remove(slot)
-        self._steering.steer(self._receiving)
-        self._perform(self._supervisor.closed(slot, time.monotonic()))
+    def _start_successor(self) -> None:
+        if os.getpid() == 1:
+            why = "as process 1 of a container there can be no other; replace the container"
+        else:
+            # What came from the file, the new one reads there itself.
+            names = self._config.names_from_env_file
+            environment = {name: value for name, value in os.environ.items() if name not in names}
+            try:
+                environment.update(self._notifier.environment())
+                is_given = bool(self._config.fd)
+                self._successor = Successor(self._start, self._places.in_order(), is_given, environment)
+                return
+            except OSError as error:
+                why = str(error)
+        self._perform(self._supervisor.successor_failed(why, time.monotonic()))
 
-    def _close_places(self) -> None:
-        for place in self._places.values():
-            place.close()
-        self._places.clear()
-        self._receiving = frozenset()
-        self._rescuer.close()
+    def _succeed(self) -> None:
+        """We serve: what our predecessor had is ours."""
+        inheritance, self._inheritance = self._inheritance, None
+        if inheritance is not None:
+            if self._pid_file is not None:
+                self._pid_file.take_over()
+            inheritance.say_ready()
+            self._control = open_control(self._config.control_socket, self._commands(), replace=True)
 
     def _spawn(self, slot: int, generation: int) -> None:
         now = time.monotonic()
@@ -373,10 +414,13 @@ class Master:
             self._signals.forget()
             for sibling in self._children.values():
                 sibling.close()
-            place = self._places.pop(slot)
-            for other in self._places.values():
-                other.close(keep_listeners=is_shared(self._config))
-            self._rescuer.close()
+            place = self._places.keep_only(slot)
+            if self._successor is not None:
+                self._successor.close()
+            if self._inheritance is not None:
+                self._inheritance.forget()
+            if self._control is not None:
+                self._control.forget()
             drop_privileges(self._config)
             from ladybug.worker import Ties, leave, run_worker
 
@@ -386,6 +430,76 @@ class Master:
             link.send(Kind.FAILED, f"A worker cannot be loaded: {error!r}")
         finally:
             os._exit(STARTUP_FAILURE)
+
+    # -- what operators ask and command (control.py)
+
+    def _commands(self) -> dict[str, Command]:
+        supervisor = self._supervisor
+
+        def scale(request: Mapping[str, Any]) -> Mapping[str, Any]:
+            size = whole_argument(request, "workers", 1)
+            return self._obeyed(supervisor.scale_requested(size, time.monotonic()), f"Going to {size}.")
+
+        def upgrade(request: Mapping[str, Any]) -> Mapping[str, Any]:
+            answer = self._obeyed(supervisor.upgrade_requested(time.monotonic()), "A new master is starting.")
+            if not supervisor.is_upgrading:
+                raise Refused(supervisor.message or "The server is not serving.")
+            return answer
+
+        return {
+            "status": lambda _: self._status(),
+            "reload": lambda _: self._obeyed(supervisor.reload_requested(time.monotonic()), "Reloading."),
+            "stop": lambda _: self._obeyed(supervisor.stop_requested(time.monotonic()), "Stopping."),
+            "scale": scale,
+            "upgrade": upgrade,
+        }
+
+    def _obeyed(self, actions: list[Action], text: str) -> Mapping[str, Any]:
+        self._perform(actions)
+        return {"text": text}
+
+    def _status(self) -> Status:
+        now = time.monotonic()
+        config = self._config
+        slots = []
+        for number, workers, restarts in self._supervisor.view():
+            place = self._places.get(number)
+            waiting = [waiting_connections(listener) for listener in place.own] if place is not None else []
+            slots.append(
+                SlotStatus(
+                    slot=number + 1,
+                    receiving=number in self._places.receiving,
+                    waiting=None if None in waiting or not waiting else sum(count or 0 for count in waiting),
+                    restarts=dict(restarts),
+                    workers=[self._status_of(pid, state.value, now) for pid, state in workers],
+                )
+            )
+        return Status(
+            pid=os.getpid(),
+            version=__version__,
+            app=config.app if isinstance(config.app, str) else type(config.app).__name__,
+            addresses=self._addresses,
+            state="reloading" if self._supervisor.is_reloading else self._supervisor.fleet.value,
+            age=now - self._began,
+            workers=self._supervisor.size,
+            slots=slots,
+            message=self._supervisor.message,
+        )
+
+    def _status_of(self, pid: int, state: str, now: float) -> WorkerStatus:
+        child = self._children[pid]
+        row = child.record.read()
+        return WorkerStatus(
+            pid=pid,
+            generation=row.generation,
+            state=state,
+            age=now - child.born,
+            silent=max(0.0, now - row.heartbeat),
+            connections=row.connections,
+            in_flight=row.in_flight,
+            requests=row.requests,
+            memory=resident_memory(pid),
+        )
 
 
 class _Child:
@@ -397,6 +511,7 @@ class _Child:
         self.lifeline = lifeline
         self.record = record
         self.stacks = stacks
+        self.born = time.monotonic()
         self.is_alive = True  # until it is reaped: then its number may be somebody else's
 
     def close(self) -> None:
@@ -407,20 +522,6 @@ class _Child:
         """In the child itself: these ends are its master's."""
         self.link.close()
         os.close(self.lifeline)
-
-
-class _Place:
-    """A slot as the master holds it: where its connections wait."""
-
-    def __init__(self, listeners: list[socket.socket]) -> None:
-        self.listeners = listeners
-        self.channel = Channel()
-
-    def close(self, *, keep_listeners: bool = False) -> None:
-        """keep_listeners: they are not this slot's alone."""
-        self.channel.close()
-        if not keep_listeners:
-            close_listeners([self.listeners])
 
 
 class SignalQueue:
@@ -470,13 +571,6 @@ def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
     for fd in ends:
         on_failure.callback(os.close, fd)
     return ends
-
-
-def _has_something(fds: list[int]) -> bool:
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _flush() -> None:

@@ -110,6 +110,15 @@ class Steering:
             self._slots[self._slots.index(slot)] = last
         self._receiving = None
 
+    def forget(self) -> None:
+        """Somebody else has steered these groups meanwhile. Then `steer` again."""
+        self._receiving = None
+
+    @property
+    def order(self) -> list[int]:
+        """The slots in the order in which the kernel counts their listeners."""
+        return list(self._slots)
+
     def _install(self, indices: list[int]) -> None:
         """Tell every group, through whichever member; the kernel copies the program."""
         for listener in self._listeners[self._slots[0]]:

@@ -53,6 +53,10 @@ ABORT = 2.0
 # Seconds for which a slot that goes away is still looked after. A handshake that was under way when the kernel was told to
 # steer elsewhere ends up in its queue; the client's ACK may have to be sent again (RFC 6298: after a second).
 LAST_HANDSHAKES = 3.0
+# Seconds that a successor has beyond what its workers have to boot; and those that it has to stop.
+SUCCESSION = 30.0
+# Seconds that a successor has if its workers may boot for ever.
+LONGEST_UPGRADE = 600.0
 # The master was stopped, or the machine, if it comes so many seconds too late.
 OVERSLEPT = 1.0
 # Exit code of a stop in which a worker died or had to be killed: requests, or lifespan shutdown, may be lost.
@@ -105,6 +109,7 @@ class Turn(enum.Enum):
     STOP = "stop"  # INT or TERM
     QUIT = "quit"
     DELAYED = "delayed"  # --shutdown-delay is over
+    SUCCEEDED = "succeeded"  # another master has taken over
     EMPTY = "empty"  # the last worker has gone
 
 
@@ -150,6 +155,7 @@ FLEET: Mapping[tuple[Fleet, Turn], Fleet] = {
     (Fleet.BOOTING, Turn.QUIT): Fleet.QUITTING,
     (Fleet.RUNNING, Turn.STOP): Fleet.LEAVING,
     (Fleet.RUNNING, Turn.QUIT): Fleet.QUITTING,
+    (Fleet.RUNNING, Turn.SUCCEEDED): Fleet.STOPPING,
     (Fleet.LEAVING, Turn.DELAYED): Fleet.STOPPING,
     (Fleet.LEAVING, Turn.STOP): Fleet.STOPPING,
     (Fleet.LEAVING, Turn.QUIT): Fleet.QUITTING,
@@ -212,6 +218,18 @@ class Route(NamedTuple):
     slots: frozenset[int]
 
 
+class StartSuccessor(NamedTuple):
+    """Start another master, and answer with `successor_failed` or `successor_ready`, now or later."""
+
+
+class StopSuccessor(NamedTuple):
+    """Have the other master stop: it is not wanted any more, or it takes too long."""
+
+
+class HandOver(NamedTuple):
+    """Let go of the listeners: they are the successor's."""
+
+
 class ReopenLogs(NamedTuple):
     """Open the log files of this process anew."""
 
@@ -263,6 +281,9 @@ Action = (
     | OpenSlot
     | CloseSlot
     | Route
+    | StartSuccessor
+    | StopSuccessor
+    | HandOver
     | ReopenLogs
     | StopListening
     | Announce
@@ -308,6 +329,7 @@ class _Process:
         self.serving_since: float | None = None
         self.heard = 0.0  # when its event loop ran, as far as we know
         self.retires = False
+        self.goes_because = ""  # for the statistics
 
     @property
     def name(self) -> str:
@@ -326,6 +348,7 @@ class _Slot:
         self.is_being_closed = False  # and nobody can change that any more
         self.is_spawning = False
         self.has_served = False
+        self.restarts: dict[str, int] = {}  # how often its workers were replaced, by reason
         self.died_young = 0  # how often in a row
         self.spawn_at = 0.0
 
@@ -342,6 +365,14 @@ class _Slot:
         """True while a successor boots beside the one who serves."""
         is_booting = any(worker.state in (Worker.BOOTING, Worker.FAILED) for worker in self.workers)
         return bool(self.serving) and (self.is_spawning or is_booting)
+
+
+class View(NamedTuple):
+    """A slot, for whoever wants to know."""
+
+    slot: int
+    workers: list[tuple[int, Worker]]  # pid and state
+    restarts: Mapping[str, int]
 
 
 class Supervisor:
@@ -365,6 +396,8 @@ class Supervisor:
         }
         self._edition = 0
         self._leave_at = inf
+        self._succeed_by = inf  # set while a successor starts
+        self.message = ""  # why the last reload or upgrade was given up
         self._route = frozenset[int]()
         self._is_listening = True
         self._exit_code = 0
@@ -375,6 +408,17 @@ class Supervisor:
     def size(self) -> int:
         """How many slots there are, without those that go away."""
         return sum(not slot.is_closing for slot in self._slots.values())
+
+    @property
+    def is_upgrading(self) -> bool:
+        return self._succeed_by < inf
+
+    def view(self) -> list[View]:
+        """The slots, in order."""
+        return [
+            View(number, [(worker.pid, worker.state) for worker in slot.workers], slot.restarts)
+            for number, slot in sorted(self._slots.items())
+        ]
 
     # -- events: workers
 
@@ -411,6 +455,7 @@ class Supervisor:
             self._boot_failed(process.slot, f"{process.name} could not start", text, now, process)
         elif process.state in SERVES and not process.retires:
             process.retires = True
+            process.goes_because = text
             self._log(INFO, f"{process.name} {text} and gets a successor")
         return self._decide(now)
 
@@ -422,6 +467,9 @@ class Supervisor:
         """
         process = self._by_pid.pop(pid)
         process.slot.workers.remove(process)
+        if self.fleet in (Fleet.BOOTING, Fleet.RUNNING) and process.serving_since is not None:
+            reason = process.goes_because or describe_exit(returncode)
+            process.slot.restarts[reason] = process.slot.restarts.get(reason, 0) + 1
         where = f"it was here\n{stacks}" if stacks else ""
         if process.state in ORDERS:
             self._left(process, returncode, where)
@@ -467,6 +515,7 @@ class Supervisor:
     def reload_requested(self, now: float) -> list[Action]:
         """HUP: replace every worker. During a reload: begin again, with what is there now."""
         if self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
+            self.message = ""
             self._log(INFO, "Reloading again, from the beginning" if self.is_reloading else "Reloading")
             if not self.is_reloading:
                 self._actions.append(Reloading())
@@ -479,7 +528,9 @@ class Supervisor:
 
     def scale_requested(self, size: int, now: float) -> list[Action]:
         """TTIN, TTOU: so many workers, at least one."""
-        if self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
+        if self.is_upgrading:
+            self._log(WARNING, "The number of workers stays while a successor starts")
+        elif self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
             before = self.size
             if size < 1:
                 size = 1
@@ -515,6 +566,34 @@ class Supervisor:
         self._actions += [Signal(pid, signal.SIGUSR1) for pid in self._by_pid]
         return self._decide(now)
 
+    def upgrade_requested(self, now: float) -> list[Action]:
+        """USR2: have another master take over."""
+        if self.is_upgrading:
+            self._log(WARNING, "A successor is starting already")
+        elif self.fleet is Fleet.RUNNING:
+            self.message = ""
+            self._log(INFO, "Upgrading: starting a successor of this master")
+            self._succeed_by = now + (self._timeouts.boot or LONGEST_UPGRADE) + SUCCESSION
+            self._actions.append(StartSuccessor())
+        else:
+            self._log(WARNING, "An upgrade is for a fleet that serves")
+        return self._decide(now)
+
+    def successor_failed(self, why: str, now: float) -> list[Action]:
+        """There is no successor, or no longer."""
+        if self.is_upgrading:
+            self._succeed_by = inf
+            self.message = f"The upgrade is abandoned, and this master goes on: {why}"
+            self._log(ERROR, self.message)
+        return self._decide(now)
+
+    def successor_ready(self, now: float) -> list[Action]:
+        """The successor serves."""
+        if self.is_upgrading:
+            self._succeed_by = inf
+            self._turn(Turn.SUCCEEDED)
+        return self._decide(now)
+
     # -- what an event means for the one worker, or slot, it is about
 
     def _boot_failed(self, slot: _Slot, what: str, why: str, now: float, process: _Process | None = None) -> None:
@@ -529,6 +608,7 @@ class Supervisor:
             if is_abandoned:
                 self._actions.append(Reloaded())
                 what = f"The reload is abandoned, and who served before goes on. {what}"
+                self.message = _sentence(what, why)
             self._log(ERROR, _sentence(what, why))
 
     def _replacing(self, slot: _Slot, now: float, leaving: _Process | None = None) -> str:
@@ -578,6 +658,7 @@ class Supervisor:
         elif after is Worker.BLOCKED:
             self._actions.append(LogStacks(process.pid, WARNING, silence))
         elif before is Worker.BLOCKED:
+            process.goes_because = "did not run its event loop"
             self._log(ERROR, f"{silence} (--timeout-worker-healthcheck){self._replacing(process.slot, now, process)}")
         elif before is Worker.BOOTING:
             why = f"it has not started within {self._timeouts.boot:g} s (--timeout-worker-boot)"
@@ -597,6 +678,10 @@ class Supervisor:
             self._actions.append(Announce())
         if self.fleet is Fleet.LEAVING and self._leave_at <= now:
             self._turn(Turn.DELAYED)
+        if self._succeed_by <= now:
+            self._succeed_by = now + SUCCESSION
+            self._log(WARNING, "The successor takes too long: stopping it")
+            self._actions.append(StopSuccessor())
         if self.fleet in TOLD:
             self._tell(self._by_pid.values(), TOLD[self.fleet], now)
         elif self.fleet is not Fleet.OVER:
@@ -633,6 +718,8 @@ class Supervisor:
         if slot.is_closing:
             self._tell(slot.workers, Worker.DRAINING, now)
         elif slot.serving and slot.serving[-1].state is Worker.SERVING:
+            for worker in slot.serving[:-1]:
+                worker.goes_because = worker.goes_because or "was reloaded"
             self._tell(slot.serving[:-1], Worker.DRAINING, now)
         # A successor that boots what is not wanted any more has nothing to finish.
         outdated = [worker for worker in slot.workers if worker.state is Worker.BOOTING and self._is_due(worker)]
@@ -653,7 +740,8 @@ class Supervisor:
         return not slot.serving or not any(other.has_heir for other in self._slots.values())
 
     def _close(self, slot: _Slot, now: float) -> None:
-        if slot.close_at <= now and not slot.workers and not slot.is_being_closed:
+        # A successor has the same listeners, and may yet use them.
+        if slot.close_at <= now and not slot.workers and not slot.is_being_closed and not self.is_upgrading:
             slot.is_being_closed = True
             self._actions.append(CloseSlot(slot.number))
 
@@ -696,23 +784,29 @@ class Supervisor:
     def _deadlines(self) -> Iterator[float]:
         for process in self._by_pid.values():
             yield process.deadline
+        yield self._succeed_by
         if self.fleet is Fleet.LEAVING:
             yield self._leave_at
         if self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
             for slot in self._slots.values():
                 if self._wants_worker(slot):
                     yield slot.spawn_at
-                if not slot.workers and not slot.is_being_closed:
+                if not slot.workers and not slot.is_being_closed and not self.is_upgrading:
                     yield slot.close_at
 
     def _turn(self, turn: Turn) -> None:
         before, self.fleet = self.fleet, FLEET[self.fleet, turn]
-        if self._is_listening and self.fleet not in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
-            self._is_listening = False
-            self._actions.append(StopListening())
         if self.fleet is before:
             return
-        if self.fleet is Fleet.LEAVING and self._timeouts.delay:
+        if self.is_upgrading and turn is not Turn.COMPLETE:
+            self._succeed_by = inf
+            self._actions.append(StopSuccessor())
+        if self._is_listening and self.fleet not in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
+            self._is_listening = False
+            self._actions.append(HandOver() if turn is Turn.SUCCEEDED else StopListening())
+        if turn is Turn.SUCCEEDED:
+            self._log(INFO, "The successor serves: leaving")
+        elif self.fleet is Fleet.LEAVING and self._timeouts.delay:
             delay = f"{self._timeouts.delay:g} s"
             self._log(
                 INFO, f"Stopping in {delay}; until then connections are taken and closed. Stop again to begin now"

@@ -25,11 +25,11 @@ PACKAGE = ROOT / "ladybug"
 # From the top down. A new module has to be given its floor here.
 FLOORS: dict[str, set[str]] = {
     "entry": {"__main__", "cli", "ctl", "launch"},
-    "fleet": {"control", "master", "reload", "steering", "supervisor"},
+    "fleet": {"control", "master", "places", "reload", "steering", "supervisor"},
     "worker": {"worker", "server"},
     "services": {
         *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "pid_file", "privileges"),
-        *("rescue", "scoreboard", "serving_loop", "setting", "stacks", "systemd"),
+        *("rescue", "scoreboard", "serving_loop", "setting", "stacks", "systemd", "upgrade"),
     },
     "io": {"accept", "access_log", "connection", "deadlines", "poller"},
     "asgi": {f"asgi.{path.stem}" for path in (PACKAGE / "asgi").glob("[a-z]*.py")},

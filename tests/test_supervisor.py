@@ -21,6 +21,7 @@ from ladybug.supervisor import (
     RESPAWN_DELAYS,
     SILENCE,
     STACKS,
+    SUCCESSION,
     WARNING,
     YOUNG,
     Action,
@@ -29,6 +30,7 @@ from ladybug.supervisor import (
     CloseSlot,
     Exit,
     Fleet,
+    HandOver,
     Log,
     LogStacks,
     OpenSlot,
@@ -39,7 +41,9 @@ from ladybug.supervisor import (
     Route,
     Signal,
     Spawn,
+    StartSuccessor,
     StopListening,
+    StopSuccessor,
     Supervisor,
     Timeouts,
     Worker,
@@ -56,7 +60,7 @@ HEALTHCHECK = 30.0
 class MadeUpFleet:
     """Stands in for the master: carries out actions on processes that are only numbers, at a time that is only one too."""
 
-    def __init__(self, slots: int, *, forks_fail_after: float = inf, delay: float = 0.0, boot: float = inf) -> None:
+    def __init__(self, slots: int, *, forks_fail_after: float = inf, delay: float = 0.0, boot: float = 0.0) -> None:
         timeouts = Timeouts(GRACEFUL, TERM_TIMEOUT, QUIT_TIMEOUT, boot, HEALTHCHECK, delay)
         self.supervisor = Supervisor(slots, timeouts)
         self.now = 1000.0
@@ -66,6 +70,7 @@ class MadeUpFleet:
         self.still: set[int] = set()  # whose event loop does not run
         self.asked: list[int] = []  # for their stacks
         self.opens_fail = False
+        self.successor: str | None = None
         self.reloads = 0
         self.reloading = False
         self.last_pid = 100
@@ -127,6 +132,15 @@ class MadeUpFleet:
                     self.reloads += 1
                 case ReopenLogs():
                     pass
+                case StartSuccessor():
+                    assert self.successor is None
+                    self.successor = "starting"
+                case StopSuccessor():
+                    assert self.successor is not None
+                    self.successor = "told to stop"
+                case HandOver():
+                    assert self.listening, "handed over what was closed"
+                    self.listening = False
                 case Exit(code):
                     assert not self.alive, "left before its workers"
                     self.exit_code = code
@@ -198,6 +212,17 @@ class MadeUpFleet:
             self.tick(deadline - self.now)
         return self.now - began
 
+    def upgrade(self) -> None:
+        self.perform(self.supervisor.upgrade_requested(self.now))
+
+    def succeed(self) -> None:
+        self.successor = None
+        self.perform(self.supervisor.successor_ready(self.now))
+
+    def fail_to_succeed(self) -> None:
+        self.successor = None
+        self.perform(self.supervisor.successor_failed("the new one exited with code 3", self.now))
+
     def hold_still(self, pid: int) -> None:
         """From now on its event loop does not run."""
         self.tick(0)
@@ -219,7 +244,7 @@ class MadeUpFleet:
         return [entry.text for entry in self.log if entry.level >= level]
 
 
-def booted(slots: int = 1, *, delay: float = 0.0, boot: float = inf) -> MadeUpFleet:
+def booted(slots: int = 1, *, delay: float = 0.0, boot: float = 0.0) -> MadeUpFleet:
     fleet = MadeUpFleet(slots, delay=delay, boot=boot)
     for pid in list(fleet.alive):
         fleet.report(pid, Report.READY)
@@ -707,6 +732,52 @@ def test_a_slot_that_goes_away_holds_up_no_reload() -> None:
     assert not fleet.reloading
 
 
+# -- another master
+
+
+def test_a_successor_that_serves_ends_this_fleet_which_hands_over_and_closes_nothing() -> None:
+    fleet = booted(2, delay=10.0)
+    fleet.upgrade()
+    assert fleet.told == {101: [], 102: []}
+    fleet.succeed()
+    assert fleet.told == {101: [SIGTERM], 102: [SIGTERM]}, "and without a delay: it is not a stop for clients"
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
+def test_a_successor_that_fails_changes_nothing_and_there_may_be_another() -> None:
+    fleet = booted(2)
+    for _ in range(3):
+        fleet.upgrade()
+        fleet.upgrade()
+        fleet.fail_to_succeed()
+        assert fleet.texts()[-1] == (
+            "The upgrade is abandoned, and this master goes on: the new one exited with code 3"
+        )
+        fleet.pass_time(1000)
+    assert fleet.told == {101: [], 102: []}
+    assert fleet.listening
+
+
+def test_a_successor_that_takes_too_long_is_stopped() -> None:
+    fleet = booted(1, boot=BOOT_TIMEOUT)
+    fleet.upgrade()
+    fleet.pass_time(BOOT_TIMEOUT + SUCCESSION)
+    assert fleet.successor == "told to stop"
+    fleet.fail_to_succeed()
+    assert fleet.told == {101: []}
+
+
+def test_a_stop_stops_the_successor_too() -> None:
+    fleet = booted(1)
+    fleet.upgrade()
+    fleet.stop()
+    assert (fleet.successor, fleet.told) == ("told to stop", {101: [SIGTERM]})
+    fleet.succeed()
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
 # -- event loops that stand still
 
 
@@ -898,6 +969,20 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         self.fleet.opens_fail = fail
         if by < 0 or len(self.fleet.slots) < 5:
             self.fleet.scale(by)
+
+    @precondition(lambda self: not self.is_over)
+    @rule()
+    def user_upgrades(self) -> None:
+        if self.fleet.successor is None:
+            self.fleet.upgrade()
+
+    @precondition(lambda self: not self.is_over and self.fleet.successor is not None)
+    @rule(serves=st.booleans())
+    def successor_serves_or_ends(self, serves: bool) -> None:
+        if serves:
+            self.fleet.succeed()
+        else:
+            self.fleet.fail_to_succeed()
 
     @precondition(lambda self: not self.is_over)
     @rule()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,7 @@ class Load:
         self.server = server
         self.answers: list[int] = []
         self.failures: list[BaseException] = []
+        self.failed_at: list[float] = []  # of each failure
         self.clients = closing + keeping + streaming + uploading
         self._stop = threading.Event()
         kinds = [(self._closing, closing), (self._keeping, keeping)]
@@ -103,11 +105,11 @@ class Load:
         while not self._stop.is_set():
             try:
                 one_turn()
-            except ConnectionRefusedError as error:
-                self.failures.append(error)
-                return
             except (OSError, Truncated, AssertionError) as error:
                 self.failures.append(error)
+                self.failed_at.append(time.monotonic())
+                if isinstance(error, ConnectionRefusedError):
+                    return
 
     def _closing(self) -> None:
         """A connection for each request."""

@@ -7,16 +7,27 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
 
+import psutil
 import pytest
 
 from tests.integration.fleet import Control, Load, await_successor, is_gone, title_of, workers_of
-from tests.integration.support import Server, eventually, request_bytes, serve, variant_options
+from tests.integration.support import (
+    Client,
+    Server,
+    eventually,
+    request_bytes,
+    serve,
+    server_command,
+    server_environment,
+    variant_options,
+)
 
 APP = "tests.integration.apps.processes:app"
 
@@ -325,7 +336,7 @@ def test_log_files_are_opened_anew(control: Control) -> None:
         server.signal(SIGUSR1)
         eventually(file.exists, "the new file")
         size = moved.stat().st_size
-        seen = set()
+        seen: set[int] = set()
         while len(seen) < 2:
             seen.add(server.request("/").value())
         old = workers_of(server)[1]
@@ -336,6 +347,128 @@ def test_log_files_are_opened_anew(control: Control) -> None:
         assert server.stop() == 0
     finally:
         server.kill()
+
+
+# -- another master
+
+
+def masters_and_workers(group: int) -> dict[str, list[int]]:
+    """The processes of a group by what they are."""
+    found: dict[str, list[int]] = {"master": [], "worker": []}
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                for role, pids in found.items():
+                    if title_of(process.pid).startswith(f"ladybug: {role}"):
+                        pids.append(process.pid)
+    return found
+
+
+@linux
+@pytest.mark.parametrize("bind", ["tcp", "unix"])
+def test_a_new_master_takes_over_under_load(control: Control, bind: str) -> None:
+    pid_file, path = control.directory / "pid", control.directory / "s"
+    environment = {"CONTROL": str(control.directory)}
+    options = ("--pid-file", str(pid_file), "--control-socket", str(control.directory / "c"))
+    binds = ("--uds", str(path)) if bind == "unix" else ("--port", "0")
+    server = Server(APP, *options, workers=2, bind=binds, env=environment)
+    try:
+        if bind == "unix":
+            server.output.wait_for("on unix:")
+            server.connect = lambda **_: Client(str(path))  # type: ignore[method-assign]
+        else:
+            server.wait_until_listening()
+        master = server.pid
+        with load_on(server) as load:
+            for _ in range(2):
+                load.wait_for_answers(50)
+                os.kill(master, SIGUSR2)
+                eventually(lambda: int(pid_file.read_text()) != master, "a new master")  # noqa: B023 - called here
+                master = int(pid_file.read_text())
+                eventually(
+                    lambda: (
+                        {role: len(pids) for role, pids in masters_and_workers(server.pid).items()}
+                        == {"master": 1, "worker": 2}
+                    ),
+                    "the old one to leave with its workers",
+                )
+            load.wait_for_answers(50)
+        assert load.failures == []
+        command = [*server_command(), "ctl", "status", "--json", "--control-socket", str(control.directory / "c")]
+        status = json.loads(subprocess.check_output(command, cwd="/", env=server_environment()))
+        assert (status["pid"], status["state"], status["workers"]) == (master, "running", 2)
+        os.kill(master, SIGTERM)
+        server.output.wait_until_closed()
+        assert not pid_file.exists() and not path.exists()
+        server.check_log()
+    finally:
+        server.kill()
+
+
+@linux
+def test_a_master_whose_successor_cannot_start_stays_in_charge(control: Control) -> None:
+    with fleet(control) as server:
+        before = workers_of(server)
+        held = descriptors(server.pid)
+        server.permit_error("no database")
+        with load_on(server) as load:
+            for number in range(3):
+                control.boot("raise")
+                server.signal(SIGUSR2)
+                eventually(
+                    lambda: server.output.text().count("The upgrade is abandoned, and this master goes on") > number,  # noqa: B023
+                    "the message",
+                )
+                load.wait_for_answers(50)
+        assert load.failures == []
+        assert workers_of(server) == before
+        assert descriptors(server.pid) == held
+        assert "the new one exited with code 3" in server.output.text()
+        # What is left of the attempts must not be in the way of others.
+        control.boot("")
+        reload(server)
+
+
+@linux
+@once
+def test_a_stop_during_an_upgrade_stops_both(control: Control) -> None:
+    with fleet(control) as server:
+        imported = len(control.pids("importing"))
+        control.boot("hang")
+        server.signal(SIGUSR2)
+        control.wait_for("importing", imported + 1)
+        server.signal(SIGTERM)
+        assert server.wait(10) == 0
+
+
+# -- ladybug ctl
+
+
+@once
+def test_ctl_asks_and_commands(control: Control) -> None:
+    path = str(control.directory / "c")
+
+    def ctl(*words: str) -> str:
+        command = [*server_command(), "ctl", *words, "--control-socket", path]
+        return subprocess.check_output(command, cwd="/", env=server_environment(), text=True)
+
+    with fleet(control, "--control-socket", path) as server:
+        old = workers_of(server)
+        os.kill(old[2], SIGKILL)
+        new = await_successor(server, 2, old[2])
+        status = json.loads(ctl("status", "--json"))
+        assert (status["pid"], status["state"], status["workers"]) == (server.pid, "running", 2)
+        first, second = status["slots"]
+        assert [worker["pid"] for worker in second["workers"]] == [new]
+        assert second["restarts"] == {"was killed by signal 9 (SIGKILL)": 1}
+        assert (first["receiving"], first["waiting"]) == (True, 0 if sys.platform == "linux" else None)
+        assert ctl("scale", "3") == "Going to 3.\n"
+        eventually(lambda: sorted(workers_of(server)) == [1, 2, 3], "the third")
+        assert ctl("reload") == "Reloading.\n"
+        server.output.wait_for("Reloaded")
+        assert "3 workers" in ctl("status")
+        assert ctl("stop") == "Stopping.\n"
+        assert server.wait() == 0
 
 
 # -- stops
