@@ -80,6 +80,7 @@ from ladybug.supervisor import (
     Spawn,
     StartSuccessor,
     StopListening,
+    Stopping,
     StopSuccessor,
     Supervisor,
     Timeouts,
@@ -315,8 +316,9 @@ class Master:
                     reopen_log_files()
                     if (identity := identity_of(self._config)) is not None:
                         give_log_files(identity)
+                case Stopping():
+                    self._notifier.stopping(self._config.shutdown_delay + longest_stop(self._config) + KILL_MARGIN)
                 case StopListening():
-                    self._notifier.stopping(longest_stop(self._config) + KILL_MARGIN)
                     # Of a successor that serves not yet they are not its own.
                     if self._inheritance is None:
                         self._places.turn_away()

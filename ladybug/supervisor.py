@@ -44,6 +44,8 @@ from ladybug.exceptions import STARTUP_FAILURE
 RESPAWN_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # A worker that has served for so many seconds did not die young, and the count begins anew. As long as the longest delay.
 YOUNG = 30.0
+# Slots that TTIN and `ladybug ctl scale` make, at most: a slip of a finger must not fork until nothing moves.
+MOST_WORKERS = 500
 # Seconds without a heartbeat, which comes every second, after which a worker gets no new connections.
 SILENCE = 3.0
 # Seconds in which a silent worker has written its stacks: a handler in C does that, whatever Python is doing.
@@ -234,6 +236,10 @@ class ReopenLogs(NamedTuple):
     """Open the log files of this process anew."""
 
 
+class Stopping(NamedTuple):
+    """A stop has begun: say so to whoever started the server."""
+
+
 class StopListening(NamedTuple):
     """Close the master's listeners: from now on the workers' are the last ones."""
 
@@ -285,6 +291,7 @@ Action = (
     | StopSuccessor
     | HandOver
     | ReopenLogs
+    | Stopping
     | StopListening
     | Announce
     | Reloading
@@ -535,6 +542,9 @@ class Supervisor:
             if size < 1:
                 size = 1
                 self._log(WARNING, "There is one worker, and one has to stay")
+            elif size > MOST_WORKERS:
+                size = max(before, MOST_WORKERS)
+                self._log(WARNING, f"More than {MOST_WORKERS} workers are more than anybody means")
             while self.size < size:
                 self._add_slot()
             while self.size > size:
@@ -801,6 +811,8 @@ class Supervisor:
         if self.is_upgrading and turn is not Turn.COMPLETE:
             self._succeed_by = inf
             self._actions.append(StopSuccessor())
+        if before in (Fleet.BOOTING, Fleet.RUNNING) and turn not in (Turn.COMPLETE, Turn.SUCCEEDED):
+            self._actions.append(Stopping())
         if self._is_listening and self.fleet not in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
             self._is_listening = False
             self._actions.append(HandOver() if turn is Turn.SUCCEEDED else StopListening())

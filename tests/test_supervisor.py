@@ -16,6 +16,7 @@ from ladybug.supervisor import (
     ERROR,
     INFO,
     LAST_HANDSHAKES,
+    MOST_WORKERS,
     ORDERS,
     REPORTED,
     RESPAWN_DELAYS,
@@ -43,6 +44,7 @@ from ladybug.supervisor import (
     Spawn,
     StartSuccessor,
     StopListening,
+    Stopping,
     StopSuccessor,
     Supervisor,
     Timeouts,
@@ -79,6 +81,7 @@ class MadeUpFleet:
         self.forks_fail_after = forks_fail_after
         self.forks = 0
         self.listening = True
+        self.stopping = False
         self.announced = 0
         self.exit_code: int | None = None
         self.log: list[Log] = []
@@ -96,7 +99,11 @@ class MadeUpFleet:
                     assert pid in self.alive, f"{action} for a process that is gone"
                     self.check_replacement(pid, number)
                     self.told[pid].append(number)
+                case Stopping():
+                    assert self.listening and not self.stopping
+                    self.stopping = True
                 case StopListening():
+                    assert self.stopping
                     assert self.listening, "told twice to stop listening"
                     self.listening = False
                 case Announce():
@@ -715,6 +722,12 @@ def test_a_slot_that_goes_away_can_come_back() -> None:
     fleet.obey()
     fleet.pass_time(LAST_HANDSHAKES)
     assert fleet.in_slot(1) == [103]
+
+
+def test_a_slip_of_the_finger_is_bounded() -> None:
+    fleet = booted(2)
+    fleet.scale(+1_000_000)
+    assert fleet.supervisor.size == MOST_WORKERS
 
 
 def test_one_worker_stays() -> None:
