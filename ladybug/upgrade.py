@@ -9,6 +9,10 @@
 The sockets are inherited as descriptors; a variable names them, and the pipe on which the successor says that it is ready.
 The pipe ends without a word if there will be no successor: then nothing has happened.
 
+Between the two stands a keeper: a fork of the predecessor that waits for the successor, and ends as it does. When the
+successor is ready the keeper goes, and process 1 adopts the successor. systemd cares: of a main process that was not its own
+child when it heard of it (MAINPID), it does not await the end of a stop, but kills what there is.
+
 Both have the same queues meanwhile, so no connection depends on who is quicker. Rule: a successor that is not ready leaves
 nothing behind on sockets that are not its own yet: no filter, no removed path.
 """
@@ -16,15 +20,17 @@ nothing behind on sockets that are not its own yet: no filter, no removed path.
 # ruff: noqa: PTH109, PTH116
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ladybug.exceptions import StartupError
+from ladybug.link import has_ended, signal_at_end
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -117,17 +123,27 @@ class Successor:
     def __init__(
         self, start: Start, listeners: list[list[socket.socket]], is_given: bool, environment: Mapping[str, str]
     ) -> None:
-        self.fd, ready = os.pipe()
-        os.set_blocking(self.fd, False)
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                _become(start, listeners, is_given, ready, environment)
-        except OSError:
-            os.close(self.fd)
-            raise
-        finally:
-            os.close(ready)
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as soon, contextlib.ExitStack() as theirs:
+            self.fd, ready = _pipe(on_failure, theirs)
+            lifeline, self._lifeline = _pipe(theirs, on_failure)
+            told, tell = _pipe(soon, theirs)
+            os.set_blocking(self.fd, False)
+            # The wakeup fd is shared until the child has let go of it.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                self.pid = os.fork()  # the keeper, to be waited for
+                if self.pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    _keep(tell, lifeline, mask, lambda: _become(start, listeners, is_given, ready, environment))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            theirs.close()
+            number = os.read(told, 32)
+            if not number:
+                os.waitpid(self.pid, 0)
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self.main_pid = int(number)
+            on_failure.pop_all()
 
     def is_ready(self) -> bool:
         """True if it has said so; asked when `fd` is readable."""
@@ -137,11 +153,51 @@ class Successor:
             return False
 
     def kill(self, number: signal.Signals) -> None:
-        """Only while it has not been reaped."""
-        os.kill(self.pid, number)
+        """Only while the keeper has not been reaped."""
+        os.kill(self.main_pid, number)
+
+    def let_go(self) -> None:
+        """It is ready: from now on it is nobody's child but process 1's."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
     def close(self) -> None:
         os.close(self.fd)
+        os.close(self._lifeline)
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe, each end put where it is closed."""
+    ends = os.pipe()
+    reader.callback(os.close, ends[0])
+    writer.callback(os.close, ends[1])
+    return ends
+
+
+def _keep(tell: int, lifeline: int, mask: set[int], become: Callable[[], NoReturn]) -> NoReturn:
+    """In the keeper: start the successor, and end as it does, or with the predecessor.
+
+    Handlers of the predecessor do nothing here, so no signal that is meant for everybody ends it before.
+    """
+    try:
+        pid = os.fork()
+        if pid == 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            become()
+        os.write(tell, b"%d" % pid)
+        # Above all the lifelines of workers, which have to end with their master.
+        os.closerange(3, lifeline)
+        os.closerange(lifeline + 1, os.sysconf("SC_OPEN_MAX"))
+        signal_at_end(lifeline)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if not has_ended(lifeline):
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if code >= 0:
+                os._exit(code)
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+    finally:
+        os._exit(EXEC_FAILED)
 
 
 def _become(

@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.support import (
     APPS,
+    DEADLINE,
     ROOT,
     Client,
     Program,
@@ -121,6 +122,27 @@ def test_a_server_outlives_a_manager_that_is_gone(manager: Manager) -> None:
     manager.socket.close()
     with serve(APP, workers=1, env=environment_of(manager, WATCHDOG_USEC="1000000")) as server:
         assert server.request("/who").status == 200
+
+
+def test_an_upgrade_names_the_new_main_process_which_is_nobodys_child(manager: Manager) -> None:
+    """systemd does not await the end of a main process that was another's child when it heard of it."""
+    server = Server(APP, workers=1, env=environment_of(manager))
+    try:
+        assert manager.next().startswith("READY=1")
+        server.signal(signal.SIGUSR2)
+        while not (message := manager.next()).startswith("MAINPID="):
+            pass
+        successor = psutil.Process(int(message.removeprefix("MAINPID=")))
+        assert successor.ppid() != server.pid
+        assert server.process.wait(DEADLINE) == 0
+        assert " ".join(successor.cmdline()).startswith("ladybug: master")
+        # It has all the variables that it needs to go on with.
+        successor.send_signal(signal.SIGTERM)
+        while not (message := manager.next()).startswith("STOPPING=1"):
+            pass
+        server.output.wait_until_closed()
+    finally:
+        server.kill()
 
 
 def test_the_title_tells_the_role_although_the_first_variables_were_taken_away(manager: Manager) -> None:
