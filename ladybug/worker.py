@@ -373,6 +373,7 @@ class _Standalone(_Serving):
         elif self.server is not None:
             self._is_leaving = True
             self.on_leave()
+            self._notifier.stopping(self.delay + longest_stop(self.config) + ALARM_MARGIN)
             asyncio.get_running_loop().call_later(self.delay, self.begin_stop)
 
     def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -394,7 +395,7 @@ class _Standalone(_Serving):
         """From the loop: a blocked one does not feed the watchdog."""
         if self._notifier.address:
             self._notifier.tick(time.monotonic(), lambda: True)
-            loop.call_later(BEAT, self._tell_systemd, loop)
+            loop.call_later(min(BEAT, self._notifier.watchdog / 2 or BEAT), self._tell_systemd, loop)
 
     @property
     def _requests(self) -> Mapping[signal.Signals, Callable[[], None]]:
