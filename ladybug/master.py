@@ -252,7 +252,8 @@ class Master:
         if successor is None:
             return
         if successor.is_ready():
-            self._notifier.main_pid(successor.pid)
+            successor.let_go()
+            self._notifier.main_pid(successor.main_pid)
             self._successor = None
             successor.close()
             self._perform(self._supervisor.successor_ready(time.monotonic()))
