@@ -727,10 +727,11 @@ class Supervisor:
         """Tell those to go who are not needed here any more."""
         if slot.is_closing:
             self._tell(slot.workers, Worker.DRAINING, now)
-        elif slot.serving and slot.serving[-1].state is Worker.SERVING:
-            for worker in slot.serving[:-1]:
+        else:
+            replaced = slot.serving[:-1]
+            for worker in replaced:
                 worker.goes_because = worker.goes_because or "was reloaded"
-            self._tell(slot.serving[:-1], Worker.DRAINING, now)
+            self._tell(replaced, Worker.DRAINING, now)
         # A successor that boots what is not wanted any more has nothing to finish.
         outdated = [worker for worker in slot.workers if worker.state is Worker.BOOTING and self._is_due(worker)]
         self._tell(outdated, Worker.QUITTING, now)

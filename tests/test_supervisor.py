@@ -781,6 +781,19 @@ def test_a_successor_that_takes_too_long_is_stopped() -> None:
     assert fleet.told == {101: []}
 
 
+def test_a_slot_that_goes_away_stays_while_a_successor_may_use_its_listeners() -> None:
+    fleet = booted(2)
+    fleet.scale(-1)
+    fleet.obey()
+    fleet.upgrade()
+    fleet.scale(+1)
+    fleet.pass_time(2 * LAST_HANDSHAKES)
+    assert fleet.slots == {0, 1}
+    assert fleet.texts(WARNING) == ["The number of workers stays while a successor starts"]
+    fleet.fail_to_succeed()
+    assert fleet.slots == {0}
+
+
 def test_a_stop_stops_the_successor_too() -> None:
     fleet = booted(1)
     fleet.upgrade()
@@ -970,6 +983,27 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         assert all(self.fleet.told[pid] == signals for pid, signals in told.items() if pid in self.fleet.alive) or (
             self.fleet.supervisor.fleet is not Fleet.RUNNING
         )
+
+    @precondition(lambda self: self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING))
+    @rule()
+    def all_goes_well_for_a_while(self) -> None:
+        """Then every slot is served by one worker, of the latest edition, and nothing is under way."""
+        fleet = self.fleet
+        fleet.forks_fail_after = inf
+        fleet.still.clear()
+        if fleet.successor is not None:
+            fleet.fail_to_succeed()
+        for _ in range(12):
+            for pid in list(fleet.alive):
+                if fleet.told[pid] or self.states.get(pid) is Worker.FAILED:
+                    fleet.exit(pid, 0)
+                elif pid not in self.states:
+                    self.states[pid] = Worker.SERVING
+                    fleet.boot(pid)
+            fleet.pass_time(31.0)
+        assert sorted(fleet.alive.values()) == sorted(fleet.slots)
+        assert fleet.route == fleet.slots
+        assert not fleet.reloading
 
     @precondition(lambda self: not self.is_over)
     @rule()
