@@ -9,7 +9,6 @@ message from a worker, a deadline. With nothing to do it wakes up every two or t
 Rules:
 - Nothing here imports asyncio, the application or the compiled rooms. What only a worker needs is imported in the worker,
   after the fork (`_become_worker`).
-- Signal handlers do nothing: that there is one makes the signal arrive in the wakeup fd.
 - Only our own processes are waited for; the program that called `ladybug.run` may have children too. As process 1 of a
   container we also reap the orphans that the kernel hands us.
 - A forked child never returns into this code: see `worker.leave`.
@@ -24,7 +23,6 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from setproctitle import setproctitle
@@ -60,6 +58,7 @@ from ladybug.pid_file import PidFile
 from ladybug.places import Places
 from ladybug.privileges import drop_privileges, give_log_files, identity_of
 from ladybug.scoreboard import Record, Scoreboard, State
+from ladybug.signal_queue import SignalQueue
 from ladybug.stacks import STACKS_SIGNAL, Stacks
 from ladybug.supervisor import (
     Action,
@@ -527,48 +526,6 @@ class _Child:
         os.close(self.lifeline)
 
 
-class SignalQueue:
-    """Signals as bytes in a pipe, in the order they came: `fd` for poll, `read` for the numbers."""
-
-    def __init__(self, *numbers: signal.Signals) -> None:
-        self._numbers = numbers
-        self._before: dict[signal.Signals, Any] = {}
-        self._fd_before = -1
-        self.fd, self._write_fd = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._write_fd, False)
-
-    def take(self) -> None:
-        """From now on the signals come here. Raises ValueError outside the main thread."""
-        self._fd_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        for number in self._numbers:
-            self._before[number] = signal.signal(number, _do_nothing)
-
-    def read(self) -> bytes:
-        """The numbers of the signals that have come since the last time; other numbers than ours may be among them."""
-        try:
-            return os.read(self.fd, 4096)
-        except BlockingIOError:
-            return b""
-
-    def give_back(self) -> None:
-        """Let the signals be as they were before `take`."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._fd_before)
-        self._close()
-
-    def forget(self) -> None:
-        """In a forked child: the queue is the parent's."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._close()
-
-    def _close(self) -> None:
-        os.close(self.fd)
-        os.close(self._write_fd)
-
-
 def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
     ends = os.pipe()
     for fd in ends:
@@ -605,7 +562,3 @@ def _wait_for(pid: int) -> tuple[int, int] | None:
     except ChildProcessError:
         return None
     return ended, os.waitstatus_to_exitcode(status)
-
-
-def _do_nothing(number: int, frame: FrameType | None) -> None:
-    pass

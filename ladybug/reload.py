@@ -35,10 +35,10 @@ from ladybug.about import announce
 from ladybug.exceptions import STARTUP_FAILURE, StartupError
 from ladybug.link import OUR_SIGNALS, Kind, MasterLink, WorkerLink, signal_at_end, title
 from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
-from ladybug.master import SignalQueue
 from ladybug.privileges import drop_privileges
 from ladybug.rescue import Channel
 from ladybug.scoreboard import Record, Scoreboard
+from ladybug.signal_queue import SignalQueue
 from ladybug.stacks import Stacks
 from ladybug.supervisor import describe_exit
 

@@ -29,7 +29,7 @@ FLOORS: dict[str, set[str]] = {
     "worker": {"worker", "server"},
     "services": {
         *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "pid_file", "privileges"),
-        *("rescue", "scoreboard", "serving_loop", "setting", "stacks", "systemd", "upgrade"),
+        *("rescue", "scoreboard", "serving_loop", "setting", "signal_queue", "stacks", "systemd", "upgrade"),
     },
     "io": {"accept", "access_log", "connection", "deadlines", "poller"},
     "asgi": {f"asgi.{path.stem}" for path in (PACKAGE / "asgi").glob("[a-z]*.py")},
