@@ -248,6 +248,7 @@ def test_streams_do_not_hold_a_restart_up(project: Project) -> None:
         assert time.monotonic() - begin < 5.0
 
 
+@pytest.mark.slow
 def test_a_blocked_worker_is_killed(project: Project) -> None:
     with project.connect() as client:
         client.send(request_bytes("/block"))
