@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ladybug.config import NOT_SUPPORTED, SETTINGS, Config
+from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, reread_env_file
 from ladybug.exceptions import ConfigError
 from ladybug.log import LOGGING_CONFIG
 from ladybug.setting import Setting
@@ -294,6 +294,25 @@ def test_env_file_fills_the_environment_without_overriding_it(tmp_path: Path, mo
     made = config(env_file=file)
     assert (made.workers, made.port) == (4, 8000)
     assert (os.environ["LADYBUG_TEST_NEW"], os.environ["LADYBUG_TEST_OLD"]) == ("new", "kept")
+
+
+def test_an_env_file_that_is_read_again_changes_what_it_had_set_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".env"
+    for name in ("COLOUR", "GONE", "NEW"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FIXED", "by the user")
+    file.write_text("COLOUR=red\nGONE=1\nFIXED=1\n")
+    made = config(env_file=file)
+    assert made.names_from_env_file == {"COLOUR", "GONE"}
+    file.write_text("COLOUR=blue\nNEW=2\nFIXED=2\n")
+    reread_env_file(made)
+    assert [os.environ.get(name) for name in ("COLOUR", "GONE", "NEW", "FIXED")] == ["blue", None, "2", "by the user"]
+    file.unlink()
+    with pytest.raises(ConfigError, match="env_file: cannot read"):
+        reread_env_file(made)
 
 
 def test_an_env_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
