@@ -306,7 +306,8 @@ class Config(Table):
         default=None,
         kind=Maybe(Seconds()),
         group=PROCESSES,
-        help="Replace a worker that has served for this long; its successor is ready before it goes. One at a time.",
+        help="Replace a worker that has served for this long; its successor is ready before it goes. One at a time."
+        " 0 is off.",
         shown="never",
     )
     limit_worker_lifetime_jitter: Setting[float, float] = Setting(

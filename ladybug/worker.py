@@ -441,7 +441,7 @@ class _Worker(_Serving):
             self._link.send(Kind.READY)
             if self._receiver is not None:
                 self._receiver.begin()
-            if self.config.limit_worker_lifetime is not None:
+            if self.config.limit_worker_lifetime:
                 lifetime = self.config.limit_worker_lifetime
                 lifetime += random.uniform(0, self.config.limit_worker_lifetime_jitter)
                 loop.call_later(lifetime, self.retire, f"has served for {lifetime:.0f} s")
