@@ -406,14 +406,15 @@ def test_a_new_master_takes_over_under_load(control: Control, bind: str) -> None
 
 
 @linux
-def test_a_master_whose_successor_cannot_start_stays_in_charge(control: Control) -> None:
+@pytest.mark.parametrize("how", ["raise", "worker 2: raise"], ids=["nobody starts", "one serves already"])
+def test_a_master_whose_successor_cannot_start_stays_in_charge(control: Control, how: str) -> None:
     with fleet(control) as server:
         before = workers_of(server)
         held = descriptors(server.pid)
         server.permit_error("no database")
         with load_on(server) as load:
             for number in range(3):
-                control.boot("raise")
+                control.boot(how)
                 server.signal(SIGUSR2)
                 eventually(
                     lambda: server.output.text().count("The upgrade is abandoned, and this master goes on") > number,  # noqa: B023
