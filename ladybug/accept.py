@@ -115,6 +115,19 @@ class Acceptor(Source):
             sock.setblocking(False)
         Connection(self.service, self.poller, self.timeouts, sock, fd, client, self.server).begin()
 
+    def adopt(self, fd: int) -> None:
+        """Take a connection that another process has accepted from this listener. Not called within a turn."""
+        sock = socket.SocketType(self.family, self.kind, 0, fd)
+        try:
+            address = sock.getpeername()
+        except OSError:  # the client has gone since
+            sock.close()
+            return
+        self.service.accepted += 1
+        self.service.in_turn = True
+        self.take(sock.detach(), address)
+        self.poller.end_turn()
+
     def pause(self, error: OSError) -> None:
         logger.error("Cannot accept connections for now (%s); they wait in the queue", error.strerror)
         self.stop()

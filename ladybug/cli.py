@@ -7,6 +7,7 @@ Exit codes: 0 after a clean stop, 2 for a wrong command line or setting, 3 when 
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -17,7 +18,18 @@ from ladybug.setting import Setting
 
 
 class LadybugCommand(click.Command):
-    """Adds to click's command: help by groups, and an answer to who types an option that only uvicorn has."""
+    """Adds to click's command: help by groups, an answer to who types an option that only uvicorn has, and `ladybug ctl`."""
+
+    def main(  # type: ignore[override]  # click's overloads say when it never returns
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        # No application is called so: it would have a colon.
+        if words[:1] == ["ctl"]:
+            from ladybug.ctl import ctl
+
+            return ctl.main(words[1:], "ladybug ctl", **extra)
+        return super().main(words, prog_name, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -70,6 +82,8 @@ def given_values(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def command(**arguments: Any) -> None:
     """Serve the ASGI application APP, given as module:attribute.
+
+    `ladybug ctl --help` tells how to ask and command a server that is running.
 
     Every option is also read from a variable: --log-level from LADYBUG_LOG_LEVEL, APP from LADYBUG_APP. What is given
     on the command line wins.

@@ -30,6 +30,7 @@ from ladybug.setting import (
     Setting,
     Switch,
     Text,
+    Texts,
     Whole,
 )
 
@@ -46,6 +47,7 @@ HeaderList = list[tuple[str, str]]
 BINDING = "Address"
 APPLICATION = "Application"
 PROCESSES = "Processes"
+DEVELOPMENT = "Development"
 IMPLEMENTATION = "Implementation"
 WEBSOCKET = "WebSocket"
 LOGGING = "Logging"
@@ -56,15 +58,6 @@ TIMEOUTS = "Timeouts"
 # Options of uvicorn without an equivalent here yet, and what to use meanwhile.
 NOT_SUPPORTED: Mapping[str, str] = {
     "reset_contextvars": "",
-    "timeout_worker_healthcheck": "",
-    "reload": "",
-    "reload_dir": "",
-    "reload_dirs": "",
-    "reload_include": "",
-    "reload_includes": "",
-    "reload_exclude": "",
-    "reload_excludes": "",
-    "reload_delay": "",
     "http": "leave it out: there is one HTTP/1.1 implementation",
     "http2": "",
     "h11_max_incomplete_event_size": "see --limit-request-fields-size and --limit-request-line",
@@ -98,6 +91,31 @@ def _workers(given: object) -> int:
         return Whole(0)(given)
     except ValueError as error:
         raise ValueError(f"{error}, or auto" if "not a whole" in str(error) else str(error)) from None
+
+
+def _user(given: object) -> str:
+    """The name of a user or group, or its number as text."""
+    return given if isinstance(given, str) and given else str(Whole(0)(given))
+
+
+def _fds(given: object) -> list[int]:
+    if given is None:
+        return []
+    if isinstance(given, str):
+        given = given.split()
+    number = Whole(0)
+    return [number(fd) for fd in given] if isinstance(given, Iterable) else [number(given)]
+
+
+def _umask(given: object) -> int:
+    """As umask(1) takes it: octal digits. A program gives the number."""
+    try:
+        mask = int(given, 8) if isinstance(given, str) else Whole(0)(given)
+    except ValueError:
+        raise ValueError(f"{given!r} is not an octal number such as 027") from None
+    if not 0 <= mask <= 0o777:
+        raise ValueError(f"{mask:o} is out of range: it must be from 0 to 777")
+    return mask
 
 
 def _log_level(given: object) -> int | None:
@@ -141,12 +159,15 @@ class Table:
             if not isinstance(vars(Config).get(name), Setting):
                 raise ConfigError(unknown_setting(name))
         # First, because the file may hold WEB_CONCURRENCY or FORWARDED_ALLOW_IPS.
+        self.names_from_env_file = frozenset[str]()
         if given.get("env_file") is not None:
-            load_env_file(FilePath()(given["env_file"]))
+            self.names_from_env_file = load_env_file(FilePath()(given["env_file"]))
+        # What was said, and not filled in: some settings exclude others only if somebody has asked for both.
+        self.given = frozenset(name for name, value in given.items() if value is not None)
         given["app"] = app
         for row in SETTINGS:
             self._set(row, given.get(row.name, row.default))
-        if given.get("uds") is not None and given.get("fd") is not None:
+        if {"uds", "fd"} <= self.given:
             raise ConfigError("uds and fd both say where to listen: give one of them")
 
     def _set(self, row: Setting[Any, Any], value: object) -> None:
@@ -232,11 +253,14 @@ class Config(Table):
         group=BINDING,
         help="Listen on a unix domain socket at this path instead.",
     )
-    fd: Setting[int | None, int | None] = Setting(
+    fd: Setting[list[int], int | Iterable[int] | None] = Setting(
         default=None,
-        kind=Maybe(Whole(0, metavar="NUMBER")),
+        kind=Computed("NUMBER", _fds),
         group=BINDING,
-        help="Listen on the socket that is inherited as this file descriptor instead.",
+        help="Listen on the socket that is inherited as this file descriptor instead; may be given more than once. The"
+        " sockets of a systemd socket unit (LISTEN_FDS) are found without it.",
+        is_repeatable=True,
+        shown="",
     )
     backlog: Setting[int, int] = Setting(
         default=2048,
@@ -266,6 +290,105 @@ class Config(Table):
         kind=Whole(0, metavar="REQUESTS"),
         group=PROCESSES,
         help="Add up to this many to each worker's --limit-max-requests, at random, so that not all go at once.",
+    )
+    control_socket: Setting[str, str | os.PathLike[str]] = Setting(
+        default="auto",
+        kind=Computed("PATH|auto|off", FilePath()),
+        group=PROCESSES,
+        help="Where `ladybug ctl` reaches the master: a unix socket at this path, open to this user only. auto is a name of"
+        " its own in a private directory, where `ladybug ctl` looks by itself; off is none.",
+    )
+    limit_worker_lifetime: Setting[float | None, float | None] = Setting(
+        default=None,
+        kind=Maybe(Seconds()),
+        group=PROCESSES,
+        help="Replace a worker that has served for this long; its successor is ready before it goes. One at a time."
+        " 0 is off.",
+        shown="never",
+    )
+    limit_worker_lifetime_jitter: Setting[float, float] = Setting(
+        default=0,
+        kind=Seconds(),
+        group=PROCESSES,
+        help="Add up to this much to each worker's --limit-worker-lifetime, at random.",
+    )
+    limit_worker_rss: Setting[int | None, int | None] = Setting(
+        default=None,
+        kind=Maybe(Whole(1, metavar="BYTES")),
+        group=PROCESSES,
+        help="Replace a worker that holds more memory than this (resident set) for five seconds on end; its successor is"
+        " ready before it goes. One at a time.",
+        shown="never",
+    )
+    pid_file: Setting[str | None, str | os.PathLike[str] | None] = Setting(
+        default=None,
+        kind=Maybe(FilePath()),
+        group=PROCESSES,
+        help="Write the process id to this file, and remove it at the end. Refused while the file belongs to a server that"
+        " is running; one that was left behind is replaced.",
+    )
+    user: Setting[str | None, str | int | None] = Setting(
+        default=None,
+        kind=Maybe(Computed("NAME|ID", _user)),
+        group=PROCESSES,
+        help="Run the application as this user, with all groups of the user. Needs root, which the master keeps.",
+    )
+    group: Setting[str | None, str | int | None] = Setting(
+        default=None,
+        kind=Maybe(Computed("NAME|ID", _user)),
+        group=PROCESSES,
+        help="Run the application as this group instead of the user's own. Needs root, which the master keeps.",
+    )
+    umask: Setting[int | None, str | int | None] = Setting(
+        default=None,
+        kind=Maybe(Computed("OCTAL", _umask)),
+        group=PROCESSES,
+        help="Take these permissions from all files that the server and the application make, the unix socket's path"
+        " included. In programs a number, 0o027.",
+        shown="as inherited; the unix socket is open to all",
+    )
+
+    reload: Setting[bool, bool] = Setting(
+        default=False,
+        kind=Switch(),
+        group=DEVELOPMENT,
+        help="Restart the application when its files change. For development: one worker, and a stop waits half a second"
+        " for what runs. Needs watchfiles.",
+    )
+    reload_dirs: Setting[list[str], str | Iterable[str] | None] = Setting(
+        default=None,
+        kind=Texts("DIRECTORY"),
+        group=DEVELOPMENT,
+        help="Watch this directory and all below it; may be given more than once.",
+        flag="--reload-dir",
+        shown="the working directory",
+        is_repeatable=True,
+    )
+    reload_includes: Setting[list[str], str | Iterable[str] | None] = Setting(
+        default=None,
+        kind=Texts("PATTERN"),
+        group=DEVELOPMENT,
+        help="Watch files whose name matches this pattern too; may be given more than once. *.py is always among them,"
+        " unless it is excluded. A directory is watched as with --reload-dir.",
+        flag="--reload-include",
+        shown="*.py",
+        is_repeatable=True,
+    )
+    reload_excludes: Setting[list[str], str | Iterable[str] | None] = Setting(
+        default=None,
+        kind=Texts("PATTERN"),
+        group=DEVELOPMENT,
+        help="Do not watch files or directories whose name matches this pattern; may be given more than once. The default"
+        " patterns are always among them, unless they are included.",
+        flag="--reload-exclude",
+        shown=".*, .py[cod], .sw.*, ~*",
+        is_repeatable=True,
+    )
+    reload_delay: Setting[float, float] = Setting(
+        default=0.25,
+        kind=Seconds(),
+        group=DEVELOPMENT,
+        help="Collect changes that follow each other for at most this long before the restart.",
     )
 
     loop: Setting[str, str] = Setting(
@@ -369,6 +492,7 @@ class Config(Table):
         help="Add this field to every response; may be given more than once. In the environment: one field per line.",
         flag="--header",
         shown="",
+        is_repeatable=True,
     )
     server_header: Setting[bool, bool] = Setting(
         default=True,
@@ -450,6 +574,27 @@ class Config(Table):
         help="How long running requests may take to finish after a stop signal; then they are cancelled. Not unlimited"
         " as with uvicorn, on purpose: one open stream would block the stop for ever.",
     )
+    shutdown_delay: Setting[float, float] = Setting(
+        default=0,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="How long after a stop signal connections are still accepted, and closed after one response, so that load"
+        " balancers notice before they are refused. A second signal ends the wait.",
+    )
+    timeout_worker_boot: Setting[float, float] = Setting(
+        default=120,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Give a worker up that has not imported and started the application after this long. 0 is off.",
+    )
+    timeout_worker_healthcheck: Setting[float, float] = Setting(
+        default=30,
+        kind=Seconds(),
+        group=TIMEOUTS,
+        help="Replace a worker whose event loop has not run for this long, but never before 4 s; after 3 s its stacks are"
+        " logged and the others get its connections. 0 never replaces it. Not uvicorn's 5 s, on purpose: what blocks the"
+        " loop is most often a slow request, and its worker has others that would be lost.",
+    )
 
 
 SETTINGS: tuple[Setting[Any, Any], ...] = tuple(row for row in vars(Config).values() if isinstance(row, Setting))
@@ -471,8 +616,19 @@ def not_supported(name: str) -> str:
     return "this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
 
 
-def load_env_file(path: str) -> None:
-    """Put what a .env file sets into os.environ, where it is not set yet. Raises ConfigError."""
+def reread_env_file(config: Config) -> None:
+    """In a worker, before it imports the application: the file may have changed since the master read it.
+
+    What the file set then, it may change or take away now; what was set before it still wins. Raises ConfigError.
+    """
+    if config.env_file is not None:
+        for name in config.names_from_env_file:
+            os.environ.pop(name, None)
+        load_env_file(config.env_file)
+
+
+def load_env_file(path: str) -> frozenset[str]:
+    """Put what a .env file sets into os.environ, where it is not set yet; the names of what was. Raises ConfigError."""
     from pathlib import Path
 
     try:
@@ -481,9 +637,11 @@ def load_env_file(path: str) -> None:
         raise ConfigError(
             'env_file: reading it needs python-dotenv: pip install python-dotenv, or pip install "ladybug-asgi[standard]"'
         ) from None
+    before = frozenset(os.environ)
     try:
         # Opened here: load_dotenv says nothing of a file that is not there.
         with Path(path).open(encoding="utf-8") as stream:
             load_dotenv(stream=stream)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"env_file: cannot read {path}: {error}") from None
+    return frozenset(os.environ) - before

@@ -3,15 +3,22 @@
 The rooms that serve are imported when it is known which of them is needed: a master must not carry asyncio.
 """
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
+
+from setproctitle import getproctitle
 
 from ladybug.config import Config
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
 from ladybug.log import configure_logging
+from ladybug.pid_file import PidFile
+from ladybug.privileges import give_log_files, identity_of
+from ladybug.systemd import take_listen_fds
+from ladybug.upgrade import Inheritance
 
 Settings = ParamSpec("Settings")
 
@@ -41,15 +48,69 @@ def serve(config: Config) -> int:
             f"workers: {config.workers} workers cannot share an application object; give it as an import string,"
             ' "module:attribute", so that each worker can import it'
         )
+    if not isinstance(config.app, str) and config.reload:
+        raise ConfigError(
+            'reload: an application object cannot be imported again; give it as an import string, "module:attribute"'
+        )
     _refuse_recursion()
+    # To be able to change the title, setproctitle looks for the arguments in front of the first variable: before that
+    # may be one of systemd's, which are taken away.
+    getproctitle()
     _open_standard_descriptors()
-    configure_logging(config)
-    has_master = config.workers > 0 and isinstance(config.app, str)
+    with _umask(config):
+        configure_logging(config)
+        try:
+            _listen_where_systemd_does(config)
+            if (identity := identity_of(config)) is not None:
+                give_log_files(identity)
+            inheritance = Inheritance.take()
+            with _pid_file(config, inheritance) as pid_file:
+                return _serve(config, pid_file, inheritance)
+        except StartupError as error:
+            logging.getLogger("ladybug.error").error("%s", error)
+            return STARTUP_FAILURE
+
+
+def _listen_where_systemd_does(config: Config) -> None:
+    """Socket activation: what systemd has opened is listened on, and nothing else."""
+    fds = take_listen_fds()
+    if not fds or config.fd == fds:  # --fd 3, as for servers that do not know LISTEN_FDS
+        return
+    for name in ("fd", "uds", "host", "port"):
+        if name in config.given:
+            raise ConfigError(
+                f"{name}: systemd has opened what to listen on (LISTEN_FDS={len(fds)}): leave {name} out, or start the"
+                " service without its socket unit"
+            )
+    config.fd = fds
+
+
+@contextlib.contextmanager
+def _umask(config: Config) -> Iterator[None]:
+    """--umask, while we serve: the program that called gets its own back."""
+    if config.umask is None:
+        yield
+        return
+    before = os.umask(config.umask)
     try:
-        return _serve_in_workers(config) if has_master else _serve_here(config)
-    except StartupError as error:
-        logging.getLogger("ladybug.error").error("%s", error)
-        return STARTUP_FAILURE
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def _pid_file(config: Config, inheritance: Inheritance | None) -> Iterator[PidFile | None]:
+    """--pid-file, while we serve; a successor takes it over later. A worker does not come back here: it exits."""
+    if config.pid_file is None:
+        yield None
+        return
+    pid_file = PidFile(config.pid_file)
+    if inheritance is None:
+        pid_file.claim()
+    try:
+        yield pid_file
+    finally:
+        pid_file.release()
 
 
 def _open_standard_descriptors() -> None:
@@ -60,16 +121,21 @@ def _open_standard_descriptors() -> None:
     os.close(fd)
 
 
-def _serve_here(config: Config) -> int:
+def _serve(config: Config, pid_file: PidFile | None, inheritance: Inheritance | None) -> int:
+    if config.reload:
+        from ladybug.reload import run_reloader
+
+        if config.workers > 1:
+            logging.getLogger("ladybug.error").warning("--reload is for one worker: --workers is left aside")
+        config.workers = 1
+        return run_reloader(config)
+    if config.workers > 0 and isinstance(config.app, str):
+        from ladybug.master import run_master
+
+        return run_master(config, pid_file, inheritance)
     from ladybug.worker import run_standalone
 
     return run_standalone(config)
-
-
-def _serve_in_workers(config: Config) -> int:
-    from ladybug.master import run_master
-
-    return run_master(config)
 
 
 def _refuse_recursion() -> None:

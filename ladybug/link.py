@@ -33,7 +33,10 @@ KILL_MARGIN = 3.0
 ALARM_MARGIN = 6.0
 
 # What a worker has handlers for. It begins with them blocked, and lets them in when the handlers are in place.
-OUR_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGIO)
+OUR_SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGIO, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU),
+)
 
 # A traceback of this many characters says what there is to say; its end is the part that matters.
 MAX_TEXT = 32 * 1024
@@ -49,7 +52,7 @@ class Kind(enum.IntEnum):
 
     READY = 1  # lifespan startup is complete, connections are accepted
     FAILED = 2  # it cannot start; the text says why, for the user
-    RETIRING = 3  # it has served its number of requests, goes on serving, and asks for a successor
+    RETIRING = 3  # it goes on serving, and asks for a successor; the text says why
 
 
 class Message(NamedTuple):

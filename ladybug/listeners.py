@@ -5,7 +5,7 @@
     TCP on Linux    one listener per address and slot, joined by SO_REUSEPORT: the kernel spreads new connections over the
                     slots' queues, and a queue outlives the worker that served it
     TCP elsewhere   one listener per address, shared by all slots: other kernels do not spread, or reset what is queued
-    --uds, --fd     one listener, shared by all slots
+    --uds, --fd     one listener (each --fd is one), shared by all slots
 
 Facts that shape the code:
 - SO_REUSEPORT lets any process of the same user join in, unnoticed. So the first listener of an address is bound without
@@ -34,6 +34,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ladybug.exceptions import StartupError
+from ladybug.privileges import identity_of
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -43,7 +44,7 @@ SocketAddress = tuple[Any, ...]
 
 # One listener per slot only pays where the kernel balances between them.
 _LISTENER_PER_SLOT = sys.platform == "linux"
-# As uvicorn: who may connect is decided by the directory that the socket is in.
+# As uvicorn: who may connect is decided by the directory that the socket is in, or by --umask.
 _UDS_MODE = 0o666
 # Port 0 with two addresses: the port that the system picks for the first may be taken on the second.
 _PORT_ATTEMPTS = 16
@@ -56,11 +57,31 @@ def open_listeners(config: "Config", slots: int) -> list[list[socket.socket]]:
 
     Where slots share a listener they share the same object. Raises StartupError; what was opened until then is closed.
     """
-    if config.fd is not None:
-        return [[_adopt(config.fd, config.backlog)]] * slots
+    if config.fd:
+        return [_adopt_all(config.fd, config.backlog)] * slots
     if config.uds is not None:
-        return [[_listen_unix(config.uds, config.backlog)]] * slots
+        return [[_listen_unix(config, config.uds)]] * slots
     return _listen_tcp(config.host, config.port, config.backlog, slots)
+
+
+def join_listeners(config: "Config", slot: list[socket.socket]) -> list[socket.socket]:
+    """The listeners of one more slot, on the same addresses as those of `slot`. Raises OSError.
+
+    Shared ones are the same object again, see `is_shared`.
+    """
+    if is_shared(config):
+        return slot
+    with contextlib.ExitStack() as opened:
+        joined = [opened.enter_context(_join(listener)) for listener in slot]
+        for listener in joined:
+            listener.listen(config.backlog)
+        opened.pop_all()
+    return joined
+
+
+def is_shared(config: "Config") -> bool:
+    """True if all slots have the same listeners."""
+    return bool(config.fd) or config.uds is not None or not _LISTENER_PER_SLOT
 
 
 def close_listeners(listeners: list[list[socket.socket]]) -> None:
@@ -77,7 +98,7 @@ def turn_away(config: "Config", listeners: list[list[socket.socket]]) -> None:
     each SYN; the client sends it again a second later, and is refused. Only on Linux and for TCP, and not for inherited
     sockets: what their owner does with them next is not our business.
     """
-    if config.fd is not None or not _LISTENER_PER_SLOT:
+    if config.fd or not _LISTENER_PER_SLOT:
         return
     for listener in {listener for slot in listeners for listener in slot if listener.family != socket.AF_UNIX}:
         # On a kernel without socket filters the stop is merely less gentle.
@@ -171,11 +192,20 @@ def _bind_slots(
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     group = [first]
     while len(group) < slots:
-        member = opened.enter_context(_tcp_socket(family, only_v6))
-        member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        member.bind(first.getsockname())
-        group.append(member)
+        group.append(opened.enter_context(_join(first)))
     return group
+
+
+def _join(member: socket.socket) -> socket.socket:
+    """One more socket of a SO_REUSEPORT group, bound, not listening yet."""
+    family = member.family
+    only_v6 = family == socket.AF_INET6 and bool(member.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    with contextlib.ExitStack() as opened:
+        joined = opened.enter_context(_tcp_socket(family, only_v6))
+        joined.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        joined.bind(member.getsockname())
+        opened.pop_all()
+    return joined
 
 
 def _tcp_socket(family: int, only_v6: bool) -> socket.socket:
@@ -232,15 +262,19 @@ def _drop_syns(listener: socket.socket) -> None:
 # -- Unix sockets and inherited ones
 
 
-def _listen_unix(path: str, backlog: int) -> socket.socket:
+def _listen_unix(config: "Config", path: str) -> socket.socket:
+    mode = _UDS_MODE if config.umask is None else _UDS_MODE & ~config.umask
+    owner = identity_of(config)
     try:
         _remove_leftover(path)
         with contextlib.ExitStack() as opened:
             listener = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             listener.setblocking(False)
             listener.bind(path)
-            os.chmod(path, _UDS_MODE)
-            listener.listen(backlog)
+            os.chmod(path, mode)
+            if owner is not None:
+                os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+            listener.listen(config.backlog)
             opened.pop_all()
     except OSError as error:
         raise _refusal(path, "--uds", error) from error
@@ -264,6 +298,13 @@ def _remove_leftover(path: str) -> None:
     except BlockingIOError:
         pass
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _adopt_all(fds: list[int], backlog: int) -> list[socket.socket]:
+    with contextlib.ExitStack() as opened:
+        listeners = [opened.enter_context(_adopt(fd, backlog)) for fd in fds]
+        opened.pop_all()
+    return listeners
 
 
 def _adopt(fd: int, backlog: int) -> socket.socket:

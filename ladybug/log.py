@@ -190,6 +190,33 @@ def configure_logging(config: "Config") -> None:
         access.propagate = False
 
 
+def reopen_log_files() -> None:
+    """Open every log file of this process anew: the old ones were moved away (logrotate). Call it where no record is on
+    its way: in the main thread, between two steps of a loop."""
+    # What logging.shutdown goes by: also handlers that only other handlers know.
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler = reference()
+        if isinstance(handler, logging.FileHandler):
+            _reopen(handler)
+
+
+def _reopen(handler: logging.FileHandler) -> None:
+    if handler.stream is None or hasattr(handler, "reopenIfNeeded"):
+        return  # nothing was logged yet (delay=True); or it looks for itself before each record (WatchedFileHandler)
+    handler.acquire()
+    try:
+        # Whoever listens to the handler may log in turn, so nothing but the swap happens in between.
+        old, handler.stream = handler.stream, handler._open()
+    except OSError as error:
+        logging.getLogger("ladybug.error").error(
+            "%s cannot be opened anew, so what it was is written on: %s", handler.baseFilename, error.strerror
+        )
+    else:
+        old.close()
+    finally:
+        handler.release()
+
+
 def _apply(given: dict[str, Any] | str | None, use_colors: bool | None) -> None:
     if given is None:
         return

@@ -1,15 +1,14 @@
 """The master: opens the listeners, forks the workers, waits, and does what the supervisor decides. It decides nothing itself.
 
-It holds the listening sockets for ever. A worker inherits those of its slot and no others; what waits in a slot's queue
-when its worker dies is served by the next one.
+It holds the listening sockets as long as their slot lives. A worker inherits those of its slot and no others; what waits in
+a slot's queue when its worker dies is served by the next one, or by the workers of other slots, if there are.
 
 It sleeps in poll(2) until something happens: a signal (through the wakeup fd, so none is lost between two instructions), a
-message from a worker, a deadline. Without one of them it does not run at all.
+message from a worker, a deadline. With nothing to do it wakes up every two or three seconds, to see if all hearts beat.
 
 Rules:
 - Nothing here imports asyncio, the application or the compiled rooms. What only a worker needs is imported in the worker,
   after the fork (`_become_worker`).
-- Signal handlers do nothing: that there is one makes the signal arrive in the wakeup fd.
 - Only our own processes are waited for; the program that called `ladybug.run` may have children too. As process 1 of a
   container we also reap the orphans that the kernel hands us.
 - A forked child never returns into this code: see `worker.leave`.
@@ -23,13 +22,25 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator
-from types import FrameType
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from setproctitle import setproctitle
 
+from ladybug import __version__
 from ladybug.about import announce
+from ladybug.control import (
+    Command,
+    ControlServer,
+    Refused,
+    SlotStatus,
+    Status,
+    WorkerStatus,
+    open_control,
+    resident_memory,
+    waiting_connections,
+    whole_argument,
+)
 from ladybug.exceptions import STARTUP_FAILURE
 from ladybug.link import (
     KILL_MARGIN,
@@ -41,9 +52,41 @@ from ladybug.link import (
     longest_stop,
     title,
 )
-from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
-from ladybug.scoreboard import Record, Scoreboard
-from ladybug.supervisor import Action, Announce, Exit, Log, Report, Signal, Spawn, StopListening, Supervisor
+from ladybug.listeners import describe, open_listeners, remove_path
+from ladybug.log import reopen_log_files
+from ladybug.pid_file import PidFile
+from ladybug.places import Places
+from ladybug.privileges import drop_privileges, give_log_files, identity_of
+from ladybug.scoreboard import Record, Scoreboard, State
+from ladybug.signal_queue import SignalQueue
+from ladybug.stacks import STACKS_SIGNAL, Stacks
+from ladybug.supervisor import (
+    Action,
+    Announce,
+    AskStacks,
+    CloseSlot,
+    Exit,
+    HandOver,
+    Log,
+    LogStacks,
+    OpenSlot,
+    Reloaded,
+    Reloading,
+    ReopenLogs,
+    Report,
+    Route,
+    Signal,
+    Spawn,
+    StartSuccessor,
+    StopListening,
+    Stopping,
+    StopSuccessor,
+    Supervisor,
+    Timeouts,
+    describe_exit,
+)
+from ladybug.systemd import Notifier
+from ladybug.upgrade import Inheritance, Start, Successor
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -51,38 +94,57 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ladybug.error")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What other servers' users and log rotation send. By default these would end the master; it says so and goes on.
-UNKNOWN_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+SIGNALS = (
+    *STOP_SIGNALS,
+    *(signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD),
+)
 # For a child whose end somebody else has collected. As asyncio and the shell say "unknown".
 LOST_RETURNCODE = 255
 
 _REPORTS = {Kind.READY: Report.READY, Kind.FAILED: Report.FAILED, Kind.RETIRING: Report.RETIRING}
 
 
-def run_master(config: "Config") -> int:
+def run_master(config: "Config", pid_file: PidFile | None = None, inheritance: Inheritance | None = None) -> int:
     """Serve with config.workers processes until INT or TERM; the exit code.
+
+    pid_file        the successor of another master takes it over when it serves
+    inheritance     what that one has left
 
     0 after a clean stop, 1 if workers died in it or had to be killed, 3 if a worker could not start (logged). Raises
     StartupError if the listeners cannot be opened. Leaves the signals of the program that called as they were.
     """
-    return Master(config).run()
+    return Master(config, pid_file, inheritance).run()
 
 
 class Master:
     """The shell around a `Supervisor`."""
 
-    def __init__(self, config: "Config") -> None:
+    def __init__(self, config: "Config", pid_file: PidFile | None, inheritance: Inheritance | None) -> None:
         self._config = config
-        self._listeners = open_listeners(config, config.workers)
-        self._addresses = [describe(listener) for listener in self._listeners[0]]
-        self._scoreboard = Scoreboard(config.workers)
+        self._pid_file = pid_file
+        self._inheritance = inheritance  # until we serve
+        self._began = time.monotonic()
+        self._start = Start.of_this_process()
+        listeners = open_listeners(config, config.workers) if inheritance is None else inheritance.adopt(config)
+        self._addresses = [describe(listener) for listener in listeners[0]]
+        self._places = Places(config, listeners, inherited=inheritance is not None)
+        self._has_handed_over = False
+        self._successor: Successor | None = None
+        self._control: ControlServer | None = None
+        self._scoreboard = Scoreboard()
+        self._notifier = Notifier.from_environment()
         self._supervisor = Supervisor(
-            config.workers,
-            graceful=config.timeout_graceful_shutdown,
-            term_timeout=longest_stop(config) + KILL_MARGIN,
-            quit_timeout=LIFESPAN_SHUTDOWN + KILL_MARGIN,
+            len(listeners),
+            Timeouts(
+                graceful=config.timeout_graceful_shutdown,
+                term=longest_stop(config) + KILL_MARGIN,
+                quit=LIFESPAN_SHUTDOWN + KILL_MARGIN,
+                boot=config.timeout_worker_boot,
+                healthcheck=config.timeout_worker_healthcheck,
+                delay=config.shutdown_delay,
+            ),
         )
-        self._signals = SignalQueue(*STOP_SIGNALS, *UNKNOWN_SIGNALS, signal.SIGCHLD)
+        self._signals = SignalQueue(*SIGNALS)
         self._children: dict[int, _Child] = {}  # by pid
         self._exit_code: int | None = None
 
@@ -92,39 +154,76 @@ class Master:
         gc.collect()
         gc.freeze()
         self._signals.take()
+        self._notifier.starting(time.monotonic())
         try:
+            if self._inheritance is None:
+                self._control = open_control(self._config.control_socket, self._commands())
             self._perform(self._supervisor.start(time.monotonic()))
             while self._exit_code is None:
                 self._wait()
+                self._feel_pulses()
                 self._hear_signals()
                 self._hear_workers()
                 self._reap()
-                self._perform(self._supervisor.tick(time.monotonic()))
+                self._hear_successor()
+                self._rescue()
+                self._obey()
+                self._notifier.tick(time.monotonic(), self._is_healthy)
         finally:
             self._signals.give_back()
-            close_listeners(self._listeners)
-            remove_path(self._config)
+            self._places.close()
+            if self._control is not None:
+                self._control.close()
+            if not self._has_handed_over and self._inheritance is None:
+                remove_path(self._config)
         return self._exit_code
 
     # -- the steps
 
     def _wait(self) -> None:
-        """Sleep until a signal, a message or the supervisor's next deadline."""
+        """Sleep until a signal, a message or the next deadline."""
         poll = select.poll()
         poll.register(self._signals.fd, select.POLLIN)
         for child in self._children.values():
             if not child.link.at_end:
                 poll.register(child.link.fd, select.POLLIN)
-        deadline = self._supervisor.next_deadline()
+        now = time.monotonic()
+        for fd in self._places.interests(now):
+            poll.register(fd, select.POLLIN)
+        deadlines = [self._supervisor.next_deadline(), self._notifier.next_deadline(), self._places.next_deadline(now)]
+        if self._successor is not None:
+            poll.register(self._successor.fd, select.POLLIN)
+        if self._control is not None:
+            for fd, events in self._control.interests():
+                poll.register(fd, events)
+            deadlines.append(self._control.next_deadline())
+        deadline = min((at for at in deadlines if at is not None), default=None)
         # Rounded up: a millisecond early would be a wake-up for nothing, and then another.
         poll.poll(None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1))
 
+    def _feel_pulses(self) -> None:
+        beats = {pid: child.record.read().heartbeat for pid, child in self._children.items()}
+        self._perform(self._supervisor.tick(time.monotonic(), beats))
+
     def _hear_signals(self) -> None:
+        supervisor = self._supervisor
         for number in self._signals.read():
-            if number in STOP_SIGNALS:
-                self._perform(self._supervisor.stop_requested(time.monotonic()))
-            elif number in UNKNOWN_SIGNALS:
-                logger.warning("%s does nothing yet", signal.Signals(number).name)
+            now = time.monotonic()
+            match number:
+                case signal.SIGINT | signal.SIGTERM:
+                    self._perform(supervisor.stop_requested(now))
+                case signal.SIGQUIT:
+                    self._perform(supervisor.quit_requested(now))
+                case signal.SIGHUP:
+                    self._perform(supervisor.reload_requested(now))
+                case signal.SIGTTIN:
+                    self._perform(supervisor.scale_requested(supervisor.size + 1, now))
+                case signal.SIGTTOU:
+                    self._perform(supervisor.scale_requested(supervisor.size - 1, now))
+                case signal.SIGUSR1:
+                    self._perform(supervisor.reopen_requested(now))
+                case signal.SIGUSR2:
+                    self._perform(supervisor.upgrade_requested(now))
 
     def _hear_workers(self) -> None:
         for child in list(self._children.values()):
@@ -141,10 +240,49 @@ class Master:
             child.is_alive = False
             self._hear(child)
             in_flight = child.record.read().in_flight
+            stacks = child.stacks.read()
             self._scoreboard.release(child.record)
             child.close()
             del self._children[pid]
-            self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight))
+            self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight, stacks))
+
+    def _hear_successor(self) -> None:
+        successor = self._successor
+        if successor is None:
+            return
+        if successor.is_ready():
+            successor.let_go()
+            self._notifier.main_pid(successor.main_pid)
+            self._successor = None
+            successor.close()
+            self._perform(self._supervisor.successor_ready(time.monotonic()))
+        elif (ended := _wait_for(successor.pid)) is None or ended[0] != 0:
+            self._successor = None
+            successor.close()
+            # What it has done to the sockets, on its way.
+            self._places.route_again()
+            why = f"the new one {describe_exit(LOST_RETURNCODE if ended is None else ended[1])}"
+            self._perform(self._supervisor.successor_failed(why, time.monotonic()))
+
+    def _rescue(self) -> None:
+        now = time.monotonic()
+        for slot in self._places.rescue(now):
+            self._perform(self._supervisor.closed(slot, now))
+
+    def _obey(self) -> None:
+        """Whatever `ladybug ctl` wants."""
+        if self._control is not None:
+            self._control.serve(time.monotonic())
+
+    def _is_healthy(self) -> bool:
+        """Whether systemd's watchdog is fed: not while every worker that serves has a blocked loop.
+
+        When none serves at all, the supervisor is about to start one: a new master could do no more.
+        """
+        latest = time.monotonic() - self._notifier.watchdog
+        rows = [child.record.read() for child in self._children.values()]
+        beats = [row.heartbeat for row in rows if row.state is State.SERVING]
+        return not beats or max(beats) > latest
 
     # -- the acts
 
@@ -154,17 +292,88 @@ class Master:
                 case Spawn(slot, generation):
                     self._spawn(slot, generation)
                 case Signal(pid, number):
-                    if self._children[pid].is_alive:
-                        os.kill(pid, number)
+                    self._kill(pid, number)
+                case AskStacks(pid):
+                    self._kill(pid, STACKS_SIGNAL)
+                case LogStacks(pid, level, text):
+                    stacks = self._children[pid].stacks.read() or "(It writes no stacks: is it stopped (SIGSTOP)?)"
+                    logger.log(level, "%s:\n%s", text, stacks)
+                case OpenSlot(slot):
+                    self._open_place(slot)
+                case CloseSlot(slot):
+                    self._places.close_when_empty(slot)
+                case Route(slots):
+                    self._places.route(slots)
+                case StartSuccessor():
+                    self._start_successor()
+                case StopSuccessor():
+                    if self._successor is not None:
+                        self._successor.kill(signal.SIGTERM)
+                case HandOver():
+                    self._has_handed_over = True
+                    self._places.close()
+                case ReopenLogs():
+                    reopen_log_files()
+                    if (identity := identity_of(self._config)) is not None:
+                        give_log_files(identity)
+                case Stopping():
+                    self._notifier.stopping(self._config.shutdown_delay + longest_stop(self._config) + KILL_MARGIN)
                 case StopListening():
-                    turn_away(self._config, self._listeners)
-                    close_listeners(self._listeners)
+                    # Of a successor that serves not yet they are not its own.
+                    if self._inheritance is None:
+                        self._places.turn_away()
+                    self._places.close()
                 case Announce():
                     announce(self._config, self._addresses)
+                    self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
+                    self._succeed()
+                case Reloading():
+                    self._notifier.reloading(time.monotonic())
+                case Reloaded():
+                    self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
                 case Log(level, text):
                     logger.log(level, "%s", text)
                 case Exit(code):
                     self._exit_code = code
+
+    def _kill(self, pid: int, number: signal.Signals) -> None:
+        if self._children[pid].is_alive:
+            os.kill(pid, number)
+
+    def _open_place(self, slot: int) -> None:
+        now = time.monotonic()
+        try:
+            self._places.open(slot)
+        except OSError as error:
+            actions = self._supervisor.open_failed(slot, str(error), now)
+        else:
+            actions = self._supervisor.opened(slot, now)
+        self._perform(actions)
+
+    def _start_successor(self) -> None:
+        if os.getpid() == 1:
+            why = "as process 1 of a container there can be no other; replace the container"
+        else:
+            # What came from the file, the new one reads there itself.
+            names = self._config.names_from_env_file
+            environment = {name: value for name, value in os.environ.items() if name not in names}
+            try:
+                environment.update(self._notifier.environment())
+                is_given = bool(self._config.fd)
+                self._successor = Successor(self._start, self._places.in_order(), is_given, environment)
+                return
+            except OSError as error:
+                why = str(error)
+        self._perform(self._supervisor.successor_failed(why, time.monotonic()))
+
+    def _succeed(self) -> None:
+        """We serve: what our predecessor had is ours."""
+        inheritance, self._inheritance = self._inheritance, None
+        if inheritance is not None:
+            if self._pid_file is not None:
+                self._pid_file.take_over()
+            inheritance.say_ready()
+            self._control = open_control(self._config.control_socket, self._commands(), replace=True)
 
     def _spawn(self, slot: int, generation: int) -> None:
         now = time.monotonic()
@@ -186,93 +395,135 @@ class Master:
     def _fork(self, slot: int, record: Record) -> "_Child":
         """Make the two pipes and the process at their other ends. Raises OSError, and has then made nothing."""
         with contextlib.ExitStack() as on_failure:
+            stacks = Stacks()
+            on_failure.callback(stacks.close)
             link, link_of_worker = _pipe(on_failure)
             lifeline_of_worker, lifeline = _pipe(on_failure)
             pid = os.fork()
             on_failure.pop_all()
-        child = _Child(pid, MasterLink(link), lifeline, record)
+        child = _Child(pid, MasterLink(link), lifeline, record, stacks)
         if pid == 0:
-            child.close()
-            self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, record)
+            child.close_pipes()
+            self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, record, stacks)
         os.close(link_of_worker)
         os.close(lifeline_of_worker)
         return child
 
-    def _become_worker(self, slot: int, link: WorkerLink, lifeline: int, record: Record) -> NoReturn:
-        """In the child: let go of what is the master's, keep the slot's listeners, and never come back."""
+    def _become_worker(self, slot: int, link: WorkerLink, lifeline: int, record: Record, stacks: Stacks) -> NoReturn:
+        """In the child: let go of what is the master's, keep what is the slot's, and never come back."""
         try:
             record.sign(os.getpid())
             self._signals.forget()
             for sibling in self._children.values():
                 sibling.close()
-            mine = self._listeners[slot]
-            for listener in (listener for other in self._listeners for listener in other if listener not in mine):
-                listener.close()
-            from ladybug.worker import leave, run_worker
+            place = self._places.keep_only(slot)
+            if self._successor is not None:
+                self._successor.close()
+            if self._inheritance is not None:
+                self._inheritance.forget()
+            if self._control is not None:
+                self._control.forget()
+            drop_privileges(self._config)
+            from ladybug.worker import Ties, leave, run_worker
 
-            leave(run_worker(self._config, slot, mine, link, lifeline, record))
+            ties = Ties(slot, link, lifeline, record, stacks, place.channel)
+            leave(run_worker(self._config, place.listeners, ties))
         except BaseException as error:
             link.send(Kind.FAILED, f"A worker cannot be loaded: {error!r}")
         finally:
             os._exit(STARTUP_FAILURE)
 
+    # -- what operators ask and command (control.py)
+
+    def _commands(self) -> dict[str, Command]:
+        supervisor = self._supervisor
+
+        def scale(request: Mapping[str, Any]) -> Mapping[str, Any]:
+            size = whole_argument(request, "workers", 1)
+            return self._obeyed(supervisor.scale_requested(size, time.monotonic()), f"Going to {size}.")
+
+        def upgrade(request: Mapping[str, Any]) -> Mapping[str, Any]:
+            answer = self._obeyed(supervisor.upgrade_requested(time.monotonic()), "A new master is starting.")
+            if not supervisor.is_upgrading:
+                raise Refused(supervisor.message or "The server is not serving.")
+            return answer
+
+        return {
+            "status": lambda _: self._status(),
+            "reload": lambda _: self._obeyed(supervisor.reload_requested(time.monotonic()), "Reloading."),
+            "stop": lambda _: self._obeyed(supervisor.stop_requested(time.monotonic()), "Stopping."),
+            "scale": scale,
+            "upgrade": upgrade,
+        }
+
+    def _obeyed(self, actions: list[Action], text: str) -> Mapping[str, Any]:
+        self._perform(actions)
+        return {"text": text}
+
+    def _status(self) -> Status:
+        now = time.monotonic()
+        config = self._config
+        slots = []
+        for number, workers, restarts in self._supervisor.view():
+            place = self._places.get(number)
+            waiting = [waiting_connections(listener) for listener in place.own] if place is not None else []
+            slots.append(
+                SlotStatus(
+                    slot=number + 1,
+                    receiving=number in self._places.receiving,
+                    waiting=None if None in waiting or not waiting else sum(count or 0 for count in waiting),
+                    restarts=dict(restarts),
+                    workers=[self._status_of(pid, state.value, now) for pid, state in workers],
+                )
+            )
+        return Status(
+            pid=os.getpid(),
+            version=__version__,
+            app=config.app if isinstance(config.app, str) else type(config.app).__name__,
+            addresses=self._addresses,
+            state="reloading" if self._supervisor.is_reloading else self._supervisor.fleet.value,
+            age=now - self._began,
+            workers=self._supervisor.size,
+            slots=slots,
+            message=self._supervisor.message,
+        )
+
+    def _status_of(self, pid: int, state: str, now: float) -> WorkerStatus:
+        child = self._children[pid]
+        row = child.record.read()
+        return WorkerStatus(
+            pid=pid,
+            generation=row.generation,
+            state=state,
+            age=now - child.born,
+            silent=max(0.0, now - row.heartbeat),
+            connections=row.connections,
+            in_flight=row.in_flight,
+            requests=row.requests,
+            memory=resident_memory(pid),
+        )
+
 
 class _Child:
     """A worker as the master holds it."""
 
-    def __init__(self, pid: int, link: MasterLink, lifeline: int, record: Record) -> None:
+    def __init__(self, pid: int, link: MasterLink, lifeline: int, record: Record, stacks: Stacks) -> None:
         self.pid = pid
         self.link = link
         self.lifeline = lifeline
         self.record = record
+        self.stacks = stacks
+        self.born = time.monotonic()
         self.is_alive = True  # until it is reaped: then its number may be somebody else's
 
     def close(self) -> None:
+        self.close_pipes()
+        self.stacks.close()
+
+    def close_pipes(self) -> None:
+        """In the child itself: these ends are its master's."""
         self.link.close()
         os.close(self.lifeline)
-
-
-class SignalQueue:
-    """Signals as bytes in a pipe, in the order they came: `fd` for poll, `read` for the numbers."""
-
-    def __init__(self, *numbers: signal.Signals) -> None:
-        self._numbers = numbers
-        self._before: dict[signal.Signals, Any] = {}
-        self._fd_before = -1
-        self.fd, self._write_fd = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._write_fd, False)
-
-    def take(self) -> None:
-        """From now on the signals come here. Raises ValueError outside the main thread."""
-        self._fd_before = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-        for number in self._numbers:
-            self._before[number] = signal.signal(number, _do_nothing)
-
-    def read(self) -> bytes:
-        """The numbers of the signals that have come since the last time; other numbers than ours may be among them."""
-        try:
-            return os.read(self.fd, 4096)
-        except BlockingIOError:
-            return b""
-
-    def give_back(self) -> None:
-        """Let the signals be as they were before `take`."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._fd_before)
-        self._close()
-
-    def forget(self) -> None:
-        """In a forked child: the queue is the parent's."""
-        signal.set_wakeup_fd(-1)
-        for number in (*UNKNOWN_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        self._close()
-
-    def _close(self) -> None:
-        os.close(self.fd)
-        os.close(self._write_fd)
 
 
 def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
@@ -311,7 +562,3 @@ def _wait_for(pid: int) -> tuple[int, int] | None:
     except ChildProcessError:
         return None
     return ended, os.waitstatus_to_exitcode(status)
-
-
-def _do_nothing(number: int, frame: FrameType | None) -> None:
-    pass

@@ -1,7 +1,7 @@
 """The scoreboard: what each worker is doing, in memory that master and workers share.
 
-One anonymous shared mapping (mmap(2)), made by the master before the first fork, holds one fixed record per worker. A slot
-has two workers while one replaces the other, so there are twice as many records as slots.
+Anonymous shared mappings (mmap(2)), a page each, made by the master before the fork of who is to write there, hold one fixed
+record per worker.
 
 Rules:
 - A record has one writer: the worker it was given to. The master writes it only before the fork and after the death.
@@ -80,13 +80,14 @@ class Record:
 class Scoreboard:
     """All records; which of them are in use is the master's private knowledge."""
 
-    def __init__(self, slots: int) -> None:
-        size = 2 * slots * _SIZE
-        self._memory = mmap.mmap(-1, size)
-        self._free = [Record(self._memory, offset) for offset in reversed(range(0, size, _SIZE))]
+    def __init__(self) -> None:
+        self._free: list[Record] = []
 
     def claim(self, slot: int, generation: int, now: float) -> Record:
-        """A record for a worker about to be forked. There is one as long as no slot has more than two workers."""
+        """A record for a worker about to be forked."""
+        if not self._free:
+            page = mmap.mmap(-1, mmap.PAGESIZE)
+            self._free = [Record(page, offset) for offset in reversed(range(0, mmap.PAGESIZE, _SIZE))]
         record = self._free.pop()
         record.open(slot, generation, now)
         return record

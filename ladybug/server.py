@@ -14,6 +14,7 @@ The stop, in phases (each begins when the one before has nothing left to do, or 
 
 import asyncio
 import logging
+import os
 import random
 import socket
 from collections.abc import Callable, Generator
@@ -101,6 +102,7 @@ class Server:
         self._service: Service | None = None
         self._poller: Poller | None = None
         self._acceptors: list[Acceptor] = []
+        self._is_leaving = False
         self._stop = asyncio.Event()
         self._escalate = asyncio.Event()
         self._ended = asyncio.Event()
@@ -122,10 +124,23 @@ class Server:
         """Requests taken since the server began."""
         return self._service.requests if self._service is not None else 0
 
+    def leave(self) -> None:
+        """Go on serving and accepting, but close each connection after one response: a stop is near."""
+        self._is_leaving = True
+        if self._service is not None:
+            self._service.draining = True
+
     def shutdown(self) -> "ServerEnd":
         """Begin the graceful stop; may be called again without effect. Await the result to wait for its end."""
         self._stop.set()
         return ServerEnd(self._ended)
+
+    def adopt(self, bind: int, fd: int) -> None:
+        """Serve a connection that another process has accepted from a listener like sockets[bind]; owns `fd` from now on."""
+        if bind < len(self._acceptors):
+            self._acceptors[bind].adopt(fd)
+        else:
+            os.close(fd)
 
     def escalate(self) -> None:
         """Cut a graceful stop short: cancel what runs. Lifespan shutdown still takes place."""
@@ -226,6 +241,7 @@ class Server:
         if config.limit_max_requests is not None:
             service.limit_requests = config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)
             service.on_request_limit = self._retire
+        service.draining = self._is_leaving
         service.access = access_recorder() if config.access_log else None
         if config.ws != "none":
             service.websocket = WebSocketSettings(

@@ -46,6 +46,7 @@ class Setting(Generic[Value, Given]):
     flag        the option, when it is not the name with dashes
     shared_env  a variable that other programs honour too, read when nothing is given
     shown       the default in words, when the value itself does not tell
+    is_repeatable   the option may be given more than once, and the kind takes what was given all together
     kw_only     False: positional in `Config`, an argument on the command line
     """
 
@@ -61,6 +62,7 @@ class Setting(Generic[Value, Given]):
         flag: str | None = None,
         shared_env: str | None = None,
         shown: str | None = None,
+        is_repeatable: bool = False,
         kw_only: bool = True,
     ) -> None:
         self.kind = kind
@@ -69,6 +71,7 @@ class Setting(Generic[Value, Given]):
         self.default = default
         self.shared_env = shared_env
         self.is_argument = not kw_only
+        self.is_repeatable = is_repeatable
         self._flag = flag
         self._shown = shown
 
@@ -93,10 +96,6 @@ class Setting(Generic[Value, Given]):
         """True for what is --name or --no-name on the command line."""
         kind: object = self.kind
         return isinstance(kind.kind if isinstance(kind, Maybe) else kind, Switch)
-
-    @property
-    def is_repeatable(self) -> bool:
-        return isinstance(self.kind, Headers)
 
     @property
     def flag(self) -> str:
@@ -129,6 +128,28 @@ class Text:
         if not isinstance(given, str):
             raise ValueError(f"{given!r} is not text")
         return given
+
+
+class Texts:
+    """Any number of texts, or paths. In one text: one per line."""
+
+    def __init__(self, metavar: str) -> None:
+        self.metavar = metavar
+
+    def __call__(self, given: object) -> list[str]:
+        if given is None:
+            return []
+        if isinstance(given, str):
+            given = [line for line in given.splitlines() if line.strip()]
+        if not isinstance(given, Iterable):
+            raise ValueError(f"{given!r} is not a list of texts")
+        return [self.text(item) for item in given]
+
+    def text(self, item: object) -> str:
+        text = os.fspath(item) if isinstance(item, (str, os.PathLike)) else None
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{item!r} is not text")
+        return text
 
 
 class FilePath:

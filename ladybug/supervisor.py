@@ -1,34 +1,41 @@
 """The supervisor: what happened in the fleet goes in, what to do comes out. It touches no process, no clock and no log.
 
-    actions = supervisor.<event>(..., now)      start, spawned, spawn_failed, reported, exited, stop_requested, tick
-    perform(actions)                            Spawn, Signal, StopListening, Announce, Log, Exit
-    wait(until=supervisor.next_deadline())      then say what happened, or that the time has come: tick
+    actions = supervisor.<event>(..., now)      start, spawned, reported, exited, stop_requested, reload_requested ...
+    perform(actions)                            Spawn, Signal, Route, StopListening, Log, Exit ...
+    wait(until=supervisor.next_deadline())      then first of all: tick, with the workers' heartbeats
 
 `now` is any clock that only moves forward, in seconds. Each Spawn is answered, with `spawned` or `spawn_failed`, before
-any other event.
+any other event, and each OpenSlot with `opened` or `open_failed`.
 
-Theory of operation. Tables hold the states: WORKER those of one process, FLEET those of all together. An event first
-moves a state, as its table says; an entry that is missing is an error of the caller (KeyError). Then `_decide` looks at
-the fleet as it stands and does whatever is still to be done. It does not ask which event brought this about, so there is
+Theory of operation. Tables hold the states: REPORTED and OVERDUE those of one process, FLEET those of all together. An event
+first moves a state, as its table says; an entry that is missing is an error of the caller (KeyError). Then `_decide` looks
+at the fleet as it stands and does whatever is still to be done. It does not ask which event brought this about, so there is
 no order of events it could have forgotten.
 
-A worker's life:
+A worker's life, and what may become of it:
 
-    BOOTING -> SERVING -> RETIRING -> DRAINING -> gone      retired: its successor serves before it leaves
-    BOOTING -> SERVING -> gone                              died: replaced, after a delay if it died young
-    BOOTING -> FAILED -> gone                               could not start
+    BOOTING -> SERVING -> DRAINING -> gone              replaced: its successor serves before it leaves
+    BOOTING -> SERVING -> gone                          died: replaced, after a delay if it died young
+    BOOTING -> FAILED -> gone                           could not start
+    SERVING -> SILENT -> BLOCKED -> ABORTED -> KILLED   its event loop stands still; as soon as it runs again: SERVING
 
 Rules:
-- A slot has one worker, or two while one of them is leaving.
+- A slot has one worker, or two while one of them is leaving or about to.
+- Who is to be replaced (a reload, too many requests, too old, too fat) serves until its successor does. Successors boot one
+  at a time, so that never all slots are busy starting. A slot where nobody serves is filled at once.
 - Until every slot has served once, a worker that cannot start stops the fleet: exit code 3, one message. After that it
-  never does: a replacement that fails is tried again, less and less often, and what serves goes on serving.
-- A stop has three degrees, TERM (drain), QUIT (cut short) and KILL, and each INT or TERM takes it one further. Whoever was
-  told to go has a deadline, so a stop always ends.
+  never does: the reload that wanted it is abandoned, whoever serves goes on, and an empty slot is tried again, less and
+  less often.
+- A reload is a number, the edition. A worker forked before the latest one is outdated, as long as the reload lasts.
+- A stop has degrees: LEAVING (serve on, but say goodbye), TERM (drain), QUIT (cut short) and KILL. Each INT or TERM takes it
+  one further. Whoever was told to go has a deadline, so a stop always ends.
+- Deadlines count only while the master runs. After a night in which the whole machine stood still nobody is late.
 """
 
 import enum
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 from typing import NamedTuple
 
 from ladybug.exceptions import STARTUP_FAILURE
@@ -37,6 +44,23 @@ from ladybug.exceptions import STARTUP_FAILURE
 RESPAWN_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # A worker that has served for so many seconds did not die young, and the count begins anew. As long as the longest delay.
 YOUNG = 30.0
+# Slots that TTIN and `ladybug ctl scale` make, at most: a slip of a finger must not fork until nothing moves.
+MOST_WORKERS = 500
+# Seconds without a heartbeat, which comes every second, after which a worker gets no new connections.
+SILENCE = 3.0
+# Seconds in which a silent worker has written its stacks: a handler in C does that, whatever Python is doing.
+STACKS = 1.0
+# Seconds that a worker gets to die of SIGABRT.
+ABORT = 2.0
+# Seconds for which a slot that goes away is still looked after. A handshake that was under way when the kernel was told to
+# steer elsewhere ends up in its queue; the client's ACK may have to be sent again (RFC 6298: after a second).
+LAST_HANDSHAKES = 3.0
+# Seconds that a successor has beyond what its workers have to boot; and those that it has to stop.
+SUCCESSION = 30.0
+# Seconds that a successor has if its workers may boot for ever.
+LONGEST_UPGRADE = 600.0
+# The master was stopped, or the machine, if it comes so many seconds too late.
+OVERSLEPT = 1.0
 # Exit code of a stop in which a worker died or had to be killed: requests, or lifespan shutdown, may be lost.
 UNCLEAN_STOP = 1
 # Levels of Log, as `logging` has them.
@@ -48,10 +72,14 @@ class Worker(enum.Enum):
 
     BOOTING = "booting"
     SERVING = "serving"
-    RETIRING = "retiring"  # serves on until its successor does
+    SILENT = "silent"  # misses its heartbeat; was asked for its stacks
+    BLOCKED = "blocked"  # the same, and the log tells of it
     FAILED = "failed"  # has said why it cannot start, and is about to exit
+    # Told to go:
+    LEAVING = "leaving"  # was sent USR2: serves on, and says Connection: close
     DRAINING = "draining"  # was sent TERM
     QUITTING = "quitting"  # was sent QUIT
+    ABORTED = "aborted"  # was sent ABRT
     KILLED = "killed"  # was sent KILL
 
 
@@ -60,7 +88,7 @@ class Report(enum.Enum):
 
     READY = "ready"
     FAILED = "failed"
-    RETIRING = "retiring"
+    RETIRING = "retiring"  # goes on serving, and asks for a successor
 
 
 class Fleet(enum.Enum):
@@ -68,6 +96,7 @@ class Fleet(enum.Enum):
 
     BOOTING = "booting"  # until every slot has served once
     RUNNING = "running"
+    LEAVING = "leaving"  # for the time of --shutdown-delay
     STOPPING = "stopping"
     QUITTING = "quitting"
     KILLING = "killing"
@@ -80,55 +109,79 @@ class Turn(enum.Enum):
     COMPLETE = "complete"  # every slot has served
     CANNOT_BOOT = "cannot boot"
     STOP = "stop"  # INT or TERM
+    QUIT = "quit"
+    DELAYED = "delayed"  # --shutdown-delay is over
+    SUCCEEDED = "succeeded"  # another master has taken over
     EMPTY = "empty"  # the last worker has gone
 
 
 # -- the tables
 
-# What a worker that was told to go says of itself has crossed our signal on the way, and changes nothing any more.
-WORKER: Mapping[tuple[Worker, Report], Worker] = {
+# How a worker is told to go, mildest first.
+ORDERS: Mapping[Worker, signal.Signals] = {
+    Worker.LEAVING: signal.SIGUSR2,
+    Worker.DRAINING: signal.SIGTERM,
+    Worker.QUITTING: signal.SIGQUIT,
+    Worker.ABORTED: signal.SIGABRT,
+    Worker.KILLED: signal.SIGKILL,
+}
+_SEVERITY: Mapping[Worker, int] = {state: degree for degree, state in enumerate(ORDERS, start=1)}
+# Takes connections, or will again. And: holds its slot, so that nobody else is needed there.
+SERVES = frozenset({Worker.SERVING, Worker.SILENT, Worker.BLOCKED})
+STAYS = SERVES | {Worker.BOOTING, Worker.FAILED}
+
+REPORTED: Mapping[tuple[Worker, Report], Worker] = {
     (Worker.BOOTING, Report.READY): Worker.SERVING,
     (Worker.BOOTING, Report.FAILED): Worker.FAILED,
-    (Worker.SERVING, Report.RETIRING): Worker.RETIRING,
-    (Worker.DRAINING, Report.READY): Worker.DRAINING,
-    (Worker.DRAINING, Report.FAILED): Worker.DRAINING,
-    (Worker.DRAINING, Report.RETIRING): Worker.DRAINING,
-    (Worker.QUITTING, Report.READY): Worker.QUITTING,
-    (Worker.QUITTING, Report.FAILED): Worker.QUITTING,
-    (Worker.QUITTING, Report.RETIRING): Worker.QUITTING,
-    (Worker.KILLED, Report.READY): Worker.KILLED,
-    (Worker.KILLED, Report.FAILED): Worker.KILLED,
-    (Worker.KILLED, Report.RETIRING): Worker.KILLED,
+    **{(state, Report.RETIRING): state for state in SERVES},
+    # What a worker that was told to go says of itself has crossed our signal on the way, and changes nothing any more.
+    **{(state, report): state for state in ORDERS for report in Report},
+}
+
+# What becomes of a worker that has been in a state for too long.
+OVERDUE: Mapping[Worker, Worker] = {
+    Worker.BOOTING: Worker.ABORTED,
+    Worker.SERVING: Worker.SILENT,  # counted from its last heartbeat
+    Worker.SILENT: Worker.BLOCKED,
+    Worker.BLOCKED: Worker.ABORTED,
+    Worker.FAILED: Worker.KILLED,
+    Worker.DRAINING: Worker.KILLED,
+    Worker.QUITTING: Worker.KILLED,
+    Worker.ABORTED: Worker.KILLED,
 }
 
 FLEET: Mapping[tuple[Fleet, Turn], Fleet] = {
     (Fleet.BOOTING, Turn.COMPLETE): Fleet.RUNNING,
     (Fleet.BOOTING, Turn.CANNOT_BOOT): Fleet.STOPPING,
     (Fleet.BOOTING, Turn.STOP): Fleet.STOPPING,
-    (Fleet.RUNNING, Turn.STOP): Fleet.STOPPING,
+    (Fleet.BOOTING, Turn.QUIT): Fleet.QUITTING,
+    (Fleet.RUNNING, Turn.STOP): Fleet.LEAVING,
+    (Fleet.RUNNING, Turn.QUIT): Fleet.QUITTING,
+    (Fleet.RUNNING, Turn.SUCCEEDED): Fleet.STOPPING,
+    (Fleet.LEAVING, Turn.DELAYED): Fleet.STOPPING,
+    (Fleet.LEAVING, Turn.STOP): Fleet.STOPPING,
+    (Fleet.LEAVING, Turn.QUIT): Fleet.QUITTING,
     (Fleet.STOPPING, Turn.STOP): Fleet.QUITTING,
+    (Fleet.STOPPING, Turn.QUIT): Fleet.QUITTING,
     (Fleet.QUITTING, Turn.STOP): Fleet.KILLING,
+    (Fleet.QUITTING, Turn.QUIT): Fleet.KILLING,
     (Fleet.KILLING, Turn.STOP): Fleet.KILLING,
+    (Fleet.KILLING, Turn.QUIT): Fleet.KILLING,
+    (Fleet.LEAVING, Turn.EMPTY): Fleet.OVER,
     (Fleet.STOPPING, Turn.EMPTY): Fleet.OVER,
     (Fleet.QUITTING, Turn.EMPTY): Fleet.OVER,
     (Fleet.KILLING, Turn.EMPTY): Fleet.OVER,
     (Fleet.OVER, Turn.STOP): Fleet.OVER,
+    (Fleet.OVER, Turn.QUIT): Fleet.OVER,
 }
 
 # What every worker is told in these states of the fleet, unless it was told as much before.
 TOLD: Mapping[Fleet, Worker] = {
+    Fleet.LEAVING: Worker.LEAVING,
     Fleet.STOPPING: Worker.DRAINING,
     Fleet.QUITTING: Worker.QUITTING,
     Fleet.KILLING: Worker.KILLED,
 }
-
-# How a worker is told, mildest first.
-ORDERS: Mapping[Worker, signal.Signals] = {
-    Worker.DRAINING: signal.SIGTERM,
-    Worker.QUITTING: signal.SIGQUIT,
-    Worker.KILLED: signal.SIGKILL,
-}
-_SEVERITY: Mapping[Worker, int] = {state: degree for degree, state in enumerate(ORDERS, start=1)}
 
 
 # -- actions
@@ -148,6 +201,45 @@ class Signal(NamedTuple):
     signal: signal.Signals
 
 
+class OpenSlot(NamedTuple):
+    """Open listeners for a new slot, and answer with `opened` or `open_failed`."""
+
+    slot: int
+
+
+class CloseSlot(NamedTuple):
+    """Nobody serves this slot any more, and nothing new gets there: when its queue is empty, close its listeners, and
+    answer with `closed`."""
+
+    slot: int
+
+
+class Route(NamedTuple):
+    """From now on these slots, if any, get all new connections, and those that wait in the queues of the others."""
+
+    slots: frozenset[int]
+
+
+class StartSuccessor(NamedTuple):
+    """Start another master, and answer with `successor_failed` or `successor_ready`, now or later."""
+
+
+class StopSuccessor(NamedTuple):
+    """Have the other master stop: it is not wanted any more, or it takes too long."""
+
+
+class HandOver(NamedTuple):
+    """Let go of the listeners: they are the successor's."""
+
+
+class ReopenLogs(NamedTuple):
+    """Open the log files of this process anew."""
+
+
+class Stopping(NamedTuple):
+    """A stop has begun: say so to whoever started the server."""
+
+
 class StopListening(NamedTuple):
     """Close the master's listeners: from now on the workers' are the last ones."""
 
@@ -156,7 +248,29 @@ class Announce(NamedTuple):
     """Every slot serves: say so."""
 
 
+class Reloading(NamedTuple):
+    """A reload has begun: say so to whoever started the server."""
+
+
+class Reloaded(NamedTuple):
+    """It is over, complete or abandoned."""
+
+
 class Log(NamedTuple):
+    level: int
+    text: str
+
+
+class AskStacks(NamedTuple):
+    """Have the worker `pid` write where its threads are."""
+
+    pid: int
+
+
+class LogStacks(NamedTuple):
+    """Log the text, and with it what the worker `pid` has written since AskStacks."""
+
+    pid: int
     level: int
     text: str
 
@@ -167,19 +281,62 @@ class Exit(NamedTuple):
     code: int
 
 
-Action = Spawn | Signal | StopListening | Announce | Log | Exit
+Action = (
+    Spawn
+    | Signal
+    | OpenSlot
+    | CloseSlot
+    | Route
+    | StartSuccessor
+    | StopSuccessor
+    | HandOver
+    | ReopenLogs
+    | Stopping
+    | StopListening
+    | Announce
+    | Reloading
+    | Reloaded
+    | Log
+    | AskStacks
+    | LogStacks
+    | Exit
+)
+
+
+class Timeouts(NamedTuple):
+    """How long what may take, in seconds.
+
+    graceful        for a worker to drain, for the log
+    term            from TERM to KILL
+    quit            from QUIT, or from a failure to start, to KILL
+    boot            to start; 0 is for ever
+    healthcheck     for an event loop to stand still; 0 is for ever
+    delay           between the first TERM and the moment from which connections are refused
+    """
+
+    graceful: float
+    term: float
+    quit: float
+    boot: float
+    healthcheck: float
+    delay: float
 
 
 class _Process:
     """One worker process, from its fork until it is reaped."""
 
-    def __init__(self, pid: int, slot: "_Slot") -> None:
+    def __init__(self, pid: int, slot: "_Slot", edition: int, deadline: float) -> None:
         self.pid = pid
         self.slot = slot
+        self.edition = edition
         self.state = Worker.BOOTING
+        self.deadline = (
+            deadline  # when it has been in this state for too long; of those told to go, it never moves back
+        )
         self.serving_since: float | None = None
-        self.kill_at: float | None = None
-        self.failure = ""  # why it cannot start, in its own words
+        self.heard = 0.0  # when its event loop ran, as far as we know
+        self.retires = False
+        self.goes_because = ""  # for the statistics
 
     @property
     def name(self) -> str:
@@ -189,43 +346,88 @@ class _Process:
 class _Slot:
     """A place in the fleet, which outlives its workers."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, is_open: bool) -> None:
         self.number = number
         self.workers: list[_Process] = []  # oldest first
         self.generation = 0
+        self.is_open = is_open  # has listeners
+        self.close_at = inf  # set when the slot is to go away
+        self.is_being_closed = False  # and nobody can change that any more
         self.is_spawning = False
         self.has_served = False
+        self.restarts: dict[str, int] = {}  # how often its workers were replaced, by reason
         self.died_young = 0  # how often in a row
         self.spawn_at = 0.0
 
     @property
-    def wants_worker(self) -> bool:
-        """True if nobody serves here, or only one who asked for a successor, and there is room for another.
+    def is_closing(self) -> bool:
+        return self.close_at < inf
 
-        A failed worker takes its room until it is gone: its exit decides when to try again.
-        """
-        staying = any(worker.state in (Worker.BOOTING, Worker.SERVING, Worker.FAILED) for worker in self.workers)
-        return not staying and len(self.workers) < 2 and not self.is_spawning
+    @property
+    def serving(self) -> list[_Process]:
+        return [worker for worker in self.workers if worker.state in SERVES]
+
+    @property
+    def has_heir(self) -> bool:
+        """True while a successor boots beside the one who serves."""
+        is_booting = any(worker.state in (Worker.BOOTING, Worker.FAILED) for worker in self.workers)
+        return bool(self.serving) and (self.is_spawning or is_booting)
+
+
+class View(NamedTuple):
+    """A slot, for whoever wants to know."""
+
+    slot: int
+    workers: list[tuple[int, Worker]]  # pid and state
+    restarts: Mapping[str, int]
 
 
 class Supervisor:
-    """Decides for a fleet of `slots` workers.
+    """Decides for a fleet that begins with `slots` workers."""
 
-    graceful        seconds a worker may take to drain, for the log
-    term_timeout    seconds from TERM to KILL
-    quit_timeout    seconds from QUIT, or from a failure to start, to KILL
-    """
-
-    def __init__(self, slots: int, *, graceful: float, term_timeout: float, quit_timeout: float) -> None:
+    def __init__(self, slots: int, timeouts: Timeouts) -> None:
         self.fleet = Fleet.BOOTING
-        self._slots = [_Slot(number) for number in range(slots)]
+        self.is_reloading = False
+        self._slots = {number: _Slot(number, is_open=True) for number in range(slots)}
         self._by_pid: dict[int, _Process] = {}
-        self._graceful = graceful
-        self._timeouts = {Worker.DRAINING: term_timeout, Worker.QUITTING: quit_timeout}
+        self._timeouts = timeouts
+        self._limits = {
+            Worker.BOOTING: timeouts.boot or inf,
+            Worker.SERVING: SILENCE,
+            Worker.SILENT: STACKS,
+            Worker.BLOCKED: max(0.0, timeouts.healthcheck - SILENCE - STACKS) if timeouts.healthcheck else inf,
+            Worker.FAILED: timeouts.quit,
+            Worker.DRAINING: timeouts.term,
+            Worker.QUITTING: timeouts.quit,
+            Worker.ABORTED: ABORT,
+        }
+        self._edition = 0
+        self._leave_at = inf
+        self._succeed_by = inf  # set while a successor starts
+        self.message = ""  # why the last reload or upgrade was given up
+        self._route = frozenset[int]()
+        self._is_listening = True
         self._exit_code = 0
         self._actions: list[Action] = []
+        self._now = 0.0  # when anything happened last
 
-    # -- events
+    @property
+    def size(self) -> int:
+        """How many slots there are, without those that go away."""
+        return sum(not slot.is_closing for slot in self._slots.values())
+
+    @property
+    def is_upgrading(self) -> bool:
+        return self._succeed_by < inf
+
+    def view(self) -> list[View]:
+        """The slots, in order."""
+        return [
+            View(number, [(worker.pid, worker.state) for worker in slot.workers], slot.restarts)
+            for number, slot in sorted(self._slots.items())
+        ]
+
+    # -- events: workers
 
     def start(self, now: float) -> list[Action]:
         """The listeners are open: begin."""
@@ -233,7 +435,7 @@ class Supervisor:
 
     def spawned(self, slot: int, pid: int, now: float) -> list[Action]:
         """The fork of a Spawn has worked."""
-        process = _Process(pid, self._slots[slot])
+        process = _Process(pid, self._slots[slot], self._edition, now + self._limits[Worker.BOOTING])
         process.slot.is_spawning = False
         process.slot.workers.append(process)
         self._by_pid[pid] = process
@@ -243,124 +445,266 @@ class Supervisor:
         """The fork of a Spawn has not worked."""
         place = self._slots[slot]
         place.is_spawning = False
-        what = f"Worker {slot + 1} cannot be started: {reason}"
-        if self.fleet is Fleet.BOOTING:
-            self._cannot_boot(what)
-        elif self.fleet is Fleet.RUNNING:
-            self._log(ERROR, what + self._replacing(place, now))
+        self._boot_failed(place, f"Worker {slot + 1} cannot be started", reason, now)
         return self._decide(now)
 
     def reported(self, pid: int, report: Report, text: str, now: float) -> list[Action]:
-        """A worker said something of itself; `text` is why, for FAILED."""
+        """A worker said something of itself; `text` is why, for FAILED and RETIRING."""
         process = self._by_pid[pid]
-        before, process.state = process.state, WORKER[process.state, report]
-        if process.state is not before:
-            self._entered(process, text, now)
+        before, process.state = process.state, REPORTED[process.state, report]
+        if process.state is Worker.SERVING and before is Worker.BOOTING:
+            process.serving_since = process.heard = now
+            process.deadline = now + self._limits[Worker.SERVING]
+            process.slot.has_served = True
+            self._log(DEBUG if self.fleet is Fleet.BOOTING else INFO, f"{process.name} is ready")
+        elif process.state is Worker.FAILED:
+            process.deadline = now + self._limits[Worker.FAILED]
+            self._boot_failed(process.slot, f"{process.name} could not start", text, now, process)
+        elif process.state in SERVES and not process.retires:
+            process.retires = True
+            process.goes_because = text
+            self._log(INFO, f"{process.name} {text} and gets a successor")
         return self._decide(now)
 
-    def exited(self, pid: int, returncode: int, now: float, in_flight: int = 0) -> list[Action]:
+    def exited(self, pid: int, returncode: int, now: float, in_flight: int = 0, stacks: str = "") -> list[Action]:
         """A worker has been reaped: its exit code, or the negative number of the signal that killed it.
 
         in_flight   requests it was working on when it was last heard of
+        stacks      of its threads, if a fatal signal has had it write them
         """
         process = self._by_pid.pop(pid)
         process.slot.workers.remove(process)
+        if self.fleet in (Fleet.BOOTING, Fleet.RUNNING) and process.serving_since is not None:
+            reason = process.goes_because or describe_exit(returncode)
+            process.slot.restarts[reason] = process.slot.restarts.get(reason, 0) + 1
+        where = f"it was here\n{stacks}" if stacks else ""
         if process.state in ORDERS:
-            self._left(process, returncode)
+            self._left(process, returncode, where)
         else:
-            self._died(process, returncode, in_flight, now)
+            self._died(process, returncode, in_flight, where, now)
         return self._decide(now)
 
-    def stop_requested(self, now: float) -> list[Action]:
-        """INT or TERM: begin to stop, or take the stop one degree further."""
-        self._turn(Turn.STOP)
-        if self.fleet is Fleet.STOPPING:
-            self._log(INFO, f"Stopping; what runs has {self._graceful:g} s to finish. Stop again to cut it short")
-        elif self.fleet is Fleet.QUITTING:
-            self._log(WARNING, "Cutting short what still runs. Stop again to kill it")
-        return self._decide(now)
-
-    def tick(self, now: float) -> list[Action]:
-        """Time has passed."""
+    def tick(self, now: float, beats: Mapping[int, float]) -> list[Action]:
+        """The master has woken up; by pid, when the event loops of workers have run. Before any other event is told."""
+        expected = self.next_deadline()
+        if expected is not None and now - expected > OVERSLEPT:
+            for process in self._by_pid.values():
+                process.deadline += now - self._now
+        for pid, beat in beats.items():
+            process = self._by_pid[pid]
+            if process.state in SERVES and beat > process.heard:
+                if process.state is Worker.BLOCKED:
+                    self._log(INFO, f"{process.name} runs its event loop again, after {beat - process.heard:.0f} s")
+                process.state = Worker.SERVING
+                process.heard = beat
+                process.deadline = beat + self._limits[Worker.SERVING]
         return self._decide(now)
 
     def next_deadline(self) -> float | None:
         """When `tick` has to be called if nothing happens before; None: never."""
-        return min(self._deadlines(), default=None)
+        at = min(self._deadlines(), default=inf)
+        return at if at < inf else None
 
-    # -- what an event means for the one worker it is about
+    # -- events: users
 
-    def _entered(self, process: _Process, text: str, now: float) -> None:
-        """A worker has changed its state by itself."""
-        if process.state is Worker.SERVING:
-            process.serving_since = now
-            process.slot.has_served = True
-            self._log(DEBUG if self.fleet is Fleet.BOOTING else INFO, f"{process.name} is ready")
-        elif process.state is Worker.RETIRING:
-            self._log(INFO, f"{process.name} has served its number of requests and gets a successor")
-        elif process.state is Worker.FAILED:
-            process.failure = text
-            process.kill_at = now + self._timeouts[Worker.QUITTING]
-            if self.fleet is Fleet.BOOTING:
-                self._cannot_boot(text)
+    def stop_requested(self, now: float) -> list[Action]:
+        """INT or TERM: begin to stop, or take the stop one degree further."""
+        if self.fleet is Fleet.RUNNING:
+            self._leave_at = now + self._timeouts.delay
+        self._turn(Turn.STOP)
+        return self._decide(now)
 
-    def _left(self, process: _Process, returncode: int) -> None:
+    def quit_requested(self, now: float) -> list[Action]:
+        """QUIT: stop at once, without waiting for what runs."""
+        self._turn(Turn.QUIT)
+        return self._decide(now)
+
+    def reload_requested(self, now: float) -> list[Action]:
+        """HUP: replace every worker. During a reload: begin again, with what is there now."""
+        if self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
+            self.message = ""
+            self._log(INFO, "Reloading again, from the beginning" if self.is_reloading else "Reloading")
+            if not self.is_reloading:
+                self._actions.append(Reloading())
+            self.is_reloading = True
+            self._edition += 1
+            for slot in self._slots.values():
+                # Whatever has failed before, this is another attempt.
+                slot.died_young, slot.spawn_at = 0, now
+        return self._decide(now)
+
+    def scale_requested(self, size: int, now: float) -> list[Action]:
+        """TTIN, TTOU: so many workers, at least one."""
+        if self.is_upgrading:
+            self._log(WARNING, "The number of workers stays while a successor starts")
+        elif self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
+            before = self.size
+            if size < 1:
+                size = 1
+                self._log(WARNING, "There is one worker, and one has to stay")
+            elif size > MOST_WORKERS:
+                size = max(before, MOST_WORKERS)
+                self._log(WARNING, f"More than {MOST_WORKERS} workers are more than anybody means")
+            while self.size < size:
+                self._add_slot()
+            while self.size > size:
+                last = max(number for number, slot in self._slots.items() if not slot.is_closing)
+                self._slots[last].close_at = now + LAST_HANDSHAKES
+            if size != before:
+                self._log(INFO, f"From {_count(before, 'worker')} to {size}")
+        return self._decide(now)
+
+    def opened(self, slot: int, now: float) -> list[Action]:
+        """An OpenSlot has worked."""
+        self._slots[slot].is_open = True
+        return self._decide(now)
+
+    def open_failed(self, slot: int, reason: str, now: float) -> list[Action]:
+        """An OpenSlot has not worked."""
+        del self._slots[slot]
+        self._log(ERROR, f"Worker {slot + 1} cannot be added: {reason}")
+        return self._decide(now)
+
+    def closed(self, slot: int, now: float) -> list[Action]:
+        """A CloseSlot is done."""
+        del self._slots[slot]
+        return self._decide(now)
+
+    def reopen_requested(self, now: float) -> list[Action]:
+        """USR1: log files have been moved away."""
+        self._actions.append(ReopenLogs())
+        self._actions += [Signal(pid, signal.SIGUSR1) for pid in self._by_pid]
+        return self._decide(now)
+
+    def upgrade_requested(self, now: float) -> list[Action]:
+        """USR2: have another master take over."""
+        if self.is_upgrading:
+            self._log(WARNING, "A successor is starting already")
+        elif self.fleet is Fleet.RUNNING:
+            self.message = ""
+            self._log(INFO, "Upgrading: starting a successor of this master")
+            self._succeed_by = now + (self._timeouts.boot or LONGEST_UPGRADE) + SUCCESSION
+            self._actions.append(StartSuccessor())
+        else:
+            self._log(WARNING, "An upgrade is for a fleet that serves")
+        return self._decide(now)
+
+    def successor_failed(self, why: str, now: float) -> list[Action]:
+        """There is no successor, or no longer."""
+        if self.is_upgrading:
+            self._succeed_by = inf
+            self.message = f"The upgrade is abandoned, and this master goes on: {why}"
+            self._log(ERROR, self.message)
+        return self._decide(now)
+
+    def successor_ready(self, now: float) -> list[Action]:
+        """The successor serves."""
+        if self.is_upgrading:
+            self._succeed_by = inf
+            self._turn(Turn.SUCCEEDED)
+        return self._decide(now)
+
+    # -- what an event means for the one worker, or slot, it is about
+
+    def _boot_failed(self, slot: _Slot, what: str, why: str, now: float, process: _Process | None = None) -> None:
+        """A worker cannot be started here, and this is said once. `process` is the one, if there is one."""
+        if self.fleet is Fleet.BOOTING:
+            self._exit_code = STARTUP_FAILURE
+            self._log(ERROR, why if process is not None and process.state is Worker.FAILED else _sentence(what, why))
+            self._turn(Turn.CANNOT_BOOT)
+        elif self.fleet is Fleet.RUNNING:
+            is_abandoned, self.is_reloading = self.is_reloading, False
+            what += self._replacing(slot, now, process)
+            if is_abandoned:
+                self._actions.append(Reloaded())
+                what = f"The reload is abandoned, and who served before goes on. {what}"
+                self.message = _sentence(what, why)
+            self._log(ERROR, _sentence(what, why))
+
+    def _replacing(self, slot: _Slot, now: float, leaving: _Process | None = None) -> str:
+        """Set when the slot is filled again, which `leaving` has left or is about to; the rest of the sentence that says so."""
+        if leaving is not None and leaving.serving_since is not None and now - leaving.serving_since >= YOUNG:
+            slot.died_young = 0
+        delay = RESPAWN_DELAYS[min(slot.died_young, len(RESPAWN_DELAYS) - 1)]
+        slot.died_young += 1
+        slot.spawn_at = now + delay
+        if slot.is_closing or any(self._stays(worker) for worker in slot.workers if worker is not leaving):
+            return ""
+        return f"; starting another in {delay:g} s" if delay else "; starting another"
+
+    def _left(self, process: _Process, returncode: int, where: str) -> None:
         """A worker that was told to go has gone. One that was told while it booted may have failed first: no harm."""
         if returncode not in (0, STARTUP_FAILURE):
             if self.fleet is not Fleet.RUNNING:
                 self._exit_code = self._exit_code or UNCLEAN_STOP
-            if process.state is not Worker.KILLED:
-                self._log(WARNING, f"{process.name} {describe_exit(returncode)} while it was stopping")
+            if process.state is Worker.ABORTED and where:
+                self._log(ERROR, _sentence(f"{process.name} is aborted", where))
+            elif process.state not in (Worker.ABORTED, Worker.KILLED):
+                self._log(
+                    WARNING, _sentence(f"{process.name} {describe_exit(returncode)} while it was stopping", where)
+                )
 
-    def _died(self, process: _Process, returncode: int, in_flight: int, now: float) -> None:
+    def _died(self, process: _Process, returncode: int, in_flight: int, where: str, now: float) -> None:
         """A worker has gone that nobody had told to."""
         if process.serving_since is not None:
-            if now - process.serving_since >= YOUNG:
-                process.slot.died_young = 0
             lost = f" with {_count(in_flight, 'request')} in flight" if in_flight else ""
             what = f"{process.name} {describe_exit(returncode)}{lost}"
-        elif process.state is Worker.FAILED:
-            what = f"{process.name} could not start"
-        elif self.fleet is Fleet.BOOTING:
-            self._cannot_boot(f"Worker {process.slot.number + 1} died while booting ({_short_exit(returncode)})")
-            return
+            self._log(WARNING, _sentence(what + self._replacing(process.slot, now, process), where))
+        elif process.state is Worker.BOOTING:
+            name = f"Worker {process.slot.number + 1}" if self.fleet is Fleet.BOOTING else process.name
+            self._boot_failed(process.slot, f"{name} died while booting ({_short_exit(returncode)})", where, now)
+
+    def _overdue(self, process: _Process, now: float) -> None:
+        """A worker has been in its state for too long."""
+        before, after = process.state, OVERDUE[process.state]
+        silence = f"{process.name} has not run its event loop for {now - process.heard:.0f} s"
+        if after in ORDERS:
+            self._tell([process], after, now)
         else:
-            what = f"{process.name} died while booting ({_short_exit(returncode)})"
-        what += self._replacing(process.slot, now)
-        self._log(
-            WARNING if process.serving_since else ERROR, f"{what}: {process.failure}" if process.failure else what
-        )
-
-    def _replacing(self, slot: _Slot, now: float) -> str:
-        """Set when the slot is filled again; the rest of the sentence that tells of the loss."""
-        delay = RESPAWN_DELAYS[min(slot.died_young, len(RESPAWN_DELAYS) - 1)]
-        slot.died_young += 1
-        slot.spawn_at = now + delay
-        if not slot.wants_worker:
-            return ""
-        return f"; starting another in {delay:g} s" if delay else "; starting another"
-
-    def _cannot_boot(self, text: str) -> None:
-        """The one message, and the end. What other workers say after it finds them told to go already."""
-        self._exit_code = STARTUP_FAILURE
-        self._turn(Turn.CANNOT_BOOT)
-        self._log(ERROR, text)
+            process.state = after
+            process.deadline = now + self._limits[after]
+        if after is Worker.SILENT:
+            self._actions.append(AskStacks(process.pid))
+        elif after is Worker.BLOCKED:
+            self._actions.append(LogStacks(process.pid, WARNING, silence))
+        elif before is Worker.BLOCKED:
+            process.goes_because = "did not run its event loop"
+            self._log(ERROR, f"{silence} (--timeout-worker-healthcheck){self._replacing(process.slot, now, process)}")
+        elif before is Worker.BOOTING:
+            why = f"it has not started within {self._timeouts.boot:g} s (--timeout-worker-boot)"
+            self._boot_failed(process.slot, f"{process.name} is given up", why, now)
+        else:
+            self._log(WARNING, f"{process.name} has not stopped in time: killing it")
 
     # -- what is to be done
 
     def _decide(self, now: float) -> list[Action]:
         """Look at the whole fleet and do what is missing."""
-        if self.fleet is Fleet.BOOTING and all(slot.has_served for slot in self._slots):
+        self._now = now
+        for process in [process for process in self._by_pid.values() if process.deadline <= now]:
+            self._overdue(process, now)
+        if self.fleet is Fleet.BOOTING and all(slot.has_served or slot.is_closing for slot in self._slots.values()):
             self._turn(Turn.COMPLETE)
             self._actions.append(Announce())
+        if self.fleet is Fleet.LEAVING and self._leave_at <= now:
+            self._turn(Turn.DELAYED)
+        if self._succeed_by <= now:
+            self._succeed_by = now + SUCCESSION
+            self._log(WARNING, "The successor takes too long: stopping it")
+            self._actions.append(StopSuccessor())
         if self.fleet in TOLD:
             self._tell(self._by_pid.values(), TOLD[self.fleet], now)
         elif self.fleet is not Fleet.OVER:
-            for slot in self._slots:
-                self._tell(_replaced(slot), Worker.DRAINING, now)
+            # In this order: a slot that goes away gets nothing new before its worker is told, and who left his place in
+            # this turn is missed in this turn.
+            self._direct()
+            for slot in list(self._slots.values()):
+                self._relieve(slot, now)
+            for slot in list(self._slots.values()):
                 self._fill(slot, now)
-        self._kill_overdue(now)
-        if self.fleet in TOLD and not self._by_pid and not any(slot.is_spawning for slot in self._slots):
+                self._close(slot, now)
+            self._finish_reload()
+        if self.fleet in TOLD and not self._by_pid and not any(slot.is_spawning for slot in self._slots.values()):
             self._turn(Turn.EMPTY)
             if self._exit_code != STARTUP_FAILURE:
                 self._log(INFO, "Stopped")
@@ -368,62 +712,134 @@ class Supervisor:
         actions, self._actions = self._actions, []
         return actions
 
+    def _direct(self) -> None:
+        """Let new connections go to who is well."""
+        well = frozenset(
+            number
+            for number, slot in self._slots.items()
+            if not slot.is_closing and any(worker.state is Worker.SERVING for worker in slot.workers)
+        )
+        if well != self._route:
+            self._route = well
+            self._actions.append(Route(well))
+
+    def _relieve(self, slot: _Slot, now: float) -> None:
+        """Tell those to go who are not needed here any more."""
+        if slot.is_closing:
+            self._tell(slot.workers, Worker.DRAINING, now)
+        else:
+            replaced = slot.serving[:-1]
+            for worker in replaced:
+                worker.goes_because = worker.goes_because or "was reloaded"
+            self._tell(replaced, Worker.DRAINING, now)
+        # A successor that boots what is not wanted any more has nothing to finish.
+        outdated = [worker for worker in slot.workers if worker.state is Worker.BOOTING and self._is_due(worker)]
+        self._tell(outdated, Worker.QUITTING, now)
+
     def _fill(self, slot: _Slot, now: float) -> None:
-        if slot.wants_worker and slot.spawn_at <= now:
+        if self._wants_worker(slot) and slot.spawn_at <= now:
             slot.is_spawning = True
             slot.generation += 1
             self._actions.append(Spawn(slot.number, slot.generation))
+
+    def _wants_worker(self, slot: _Slot) -> bool:
+        """True if nobody means to stay here and there is room for another; and it is this slot's turn, if somebody serves."""
+        if slot.is_closing or not slot.is_open or slot.is_spawning or len(slot.workers) > 1:
+            return False
+        if any(self._stays(worker) for worker in slot.workers):
+            return False
+        return not slot.serving or not any(other.has_heir for other in self._slots.values())
+
+    def _close(self, slot: _Slot, now: float) -> None:
+        # A successor has the same listeners, and may yet use them.
+        if slot.close_at <= now and not slot.workers and not slot.is_being_closed and not self.is_upgrading:
+            slot.is_being_closed = True
+            self._actions.append(CloseSlot(slot.number))
+
+    def _finish_reload(self) -> None:
+        if self.is_reloading and all(
+            any(worker.edition == self._edition for worker in slot.serving) or slot.is_closing
+            for slot in self._slots.values()
+        ):
+            self.is_reloading = False
+            self._actions.append(Reloaded())
+            self._log(INFO, "Reloaded")
+
+    def _stays(self, process: _Process) -> bool:
+        return process.state in STAYS and not self._is_due(process)
+
+    def _is_due(self, process: _Process) -> bool:
+        """True if it is to be replaced."""
+        return process.retires or (self.is_reloading and process.edition < self._edition)
+
+    def _add_slot(self) -> None:
+        """One more; if one is just going away, it stays."""
+        for slot in self._slots.values():
+            if slot.is_closing and not slot.is_being_closed:
+                slot.close_at = inf
+                return
+        number = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
+        self._slots[number] = _Slot(number, is_open=False)
+        self._actions.append(OpenSlot(number))
 
     def _tell(self, processes: Iterable[_Process], state: Worker, now: float) -> None:
         """Send each the signal that belongs to `state`, unless it was told that much already."""
         for process in processes:
             if _SEVERITY.get(process.state, 0) < _SEVERITY[state]:
+                # Who is on the way out already gets no more time by being told again.
+                latest = process.deadline if process.state in ORDERS or process.state is Worker.FAILED else inf
                 process.state = state
-                process.kill_at = self._kill_at(process, now)
+                process.deadline = min(latest, now + self._limits.get(state, inf)) if state in OVERDUE else inf
                 self._actions.append(Signal(process.pid, ORDERS[state]))
-
-    def _kill_at(self, process: _Process, now: float) -> float | None:
-        """The deadline that goes with the state: never later than one that was set before, and none for the dead."""
-        timeout = self._timeouts.get(process.state)
-        if timeout is None:
-            return None
-        return now + timeout if process.kill_at is None else min(process.kill_at, now + timeout)
-
-    def _kill_overdue(self, now: float) -> None:
-        overdue = [
-            process for process in self._by_pid.values() if process.kill_at is not None and process.kill_at <= now
-        ]
-        for process in overdue:
-            self._log(WARNING, f"{process.name} has not stopped in time: killing it")
-        self._tell(overdue, Worker.KILLED, now)
 
     def _deadlines(self) -> Iterator[float]:
         for process in self._by_pid.values():
-            if process.kill_at is not None:
-                yield process.kill_at
+            yield process.deadline
+        yield self._succeed_by
+        if self.fleet is Fleet.LEAVING:
+            yield self._leave_at
         if self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            for slot in self._slots:
-                if slot.wants_worker:
+            for slot in self._slots.values():
+                if self._wants_worker(slot):
                     yield slot.spawn_at
+                if not slot.workers and not slot.is_being_closed and not self.is_upgrading:
+                    yield slot.close_at
 
     def _turn(self, turn: Turn) -> None:
         before, self.fleet = self.fleet, FLEET[self.fleet, turn]
-        if self.fleet is Fleet.STOPPING and before is not Fleet.STOPPING:
-            self._actions.append(StopListening())
+        if self.fleet is before:
+            return
+        if self.is_upgrading and turn is not Turn.COMPLETE:
+            self._succeed_by = inf
+            self._actions.append(StopSuccessor())
+        if before in (Fleet.BOOTING, Fleet.RUNNING) and turn not in (Turn.COMPLETE, Turn.SUCCEEDED):
+            self._actions.append(Stopping())
+        if self._is_listening and self.fleet not in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
+            self._is_listening = False
+            self._actions.append(HandOver() if turn is Turn.SUCCEEDED else StopListening())
+        if turn is Turn.SUCCEEDED:
+            self._log(INFO, "The successor serves: leaving")
+        elif self.fleet is Fleet.LEAVING and self._timeouts.delay:
+            delay = f"{self._timeouts.delay:g} s"
+            self._log(
+                INFO, f"Stopping in {delay}; until then connections are taken and closed. Stop again to begin now"
+            )
+        elif self.fleet is Fleet.STOPPING and turn is not Turn.CANNOT_BOOT:
+            self._log(
+                INFO, f"Stopping; what runs has {self._timeouts.graceful:g} s to finish. Stop again to cut it short"
+            )
+        elif self.fleet is Fleet.QUITTING:
+            self._log(WARNING, "Cutting short what still runs. Stop again to kill it")
 
     def _log(self, level: int, text: str) -> None:
         self._actions.append(Log(level, text))
 
 
-def _replaced(slot: _Slot) -> Iterator[_Process]:
-    """Who asked for a successor here and now has one that serves."""
-    if any(worker.state is Worker.SERVING for worker in slot.workers):
-        for worker in slot.workers:
-            if worker.state is Worker.RETIRING:
-                yield worker
-
-
 # -- words
+
+
+def _sentence(what: str, why: str) -> str:
+    return f"{what}: {why}" if why else what
 
 
 def describe_exit(returncode: int) -> str:

@@ -9,9 +9,13 @@ Signals, for a worker (alone, INT is like TERM):
 
     TERM    drain; a second one is like QUIT
     QUIT    drain, but cut short what still runs
-    INT     nothing: Ctrl+C in a terminal reaches the whole process group, and the master tells us what to do
+    USR1    open the log files anew
+    USR2    a stop is near: serve on, but close each connection after one response
+    URG     write the stacks of all threads (see stacks.py), whatever they are doing
     IO      the master is gone (see link.py): drain
     ALRM    has no handler, so it kills: armed with every stop
+    INT     nothing: Ctrl+C in a terminal reaches the whole process group, and the master tells us what to do
+    HUP, TTIN, TTOU     nothing, for the same reason: they are meant for the master
 
 Rules:
 - Until there is a server to shut down, TERM raises BootInterrupted wherever Python is: an import that takes 20 s does not
@@ -28,6 +32,7 @@ import contextlib
 import gc
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -36,12 +41,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from setproctitle import setproctitle
 
 from ladybug.about import announce
-from ladybug.exceptions import STARTUP_FAILURE, StartupError
+from ladybug.config import reread_env_file
+from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
 from ladybug.link import (
     ALARM_MARGIN,
     LIFESPAN_SHUTDOWN,
@@ -54,9 +60,14 @@ from ladybug.link import (
     title,
 )
 from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
+from ladybug.log import configure_logging, reopen_log_files
 from ladybug.loops import loop_factory
+from ladybug.privileges import drop_privileges
+from ladybug.rescue import Channel, Receiver
 from ladybug.scoreboard import Record, State
 from ladybug.server import Server
+from ladybug.stacks import Stacks
+from ladybug.systemd import Notifier
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -65,6 +76,8 @@ logger = logging.getLogger("ladybug.error")
 
 # Seconds between two heartbeats.
 BEAT = 1.0
+# How often in a row, once a heartbeat, a worker must hold more than --limit-worker-rss. Memory has spikes.
+RSS_PATIENCE = 5
 # Container objects made and not yet freed before the collector looks at the young ones; and Python's own, 3.11 and later.
 GC_THRESHOLD = 20_000
 GC_DEFAULTS = (700, 2_000)
@@ -81,30 +94,44 @@ def run_standalone(config: "Config") -> int:
     """
     listeners = open_listeners(config, 1)
     try:
+        drop_privileges(config)
         with _signals_restored():
-            _Standalone(config, listeners[0]).run()
+            _Standalone(config, listeners[0], Notifier.from_environment()).run()
     finally:
         close_listeners(listeners)
         remove_path(config)
     return 0
 
 
-def run_worker(
-    config: "Config", slot: int, listeners: list[socket.socket], link: WorkerLink, lifeline: int, record: Record
-) -> int:
-    """Serve as the worker of `slot`, in a process forked for it with OUR_SIGNALS blocked; the code for `leave`.
+class Ties(NamedTuple):
+    """What joins a worker to its master, and to its slot."""
+
+    slot: int
+    link: WorkerLink
+    lifeline: int
+    record: Record
+    stacks: Stacks
+    channel: Channel
+
+
+def run_worker(config: "Config", listeners: list[socket.socket], ties: Ties) -> int:
+    """Serve as a worker, in a process forked for it with OUR_SIGNALS blocked; the code for `leave`.
 
     Whatever prevents the start goes to the master as one text; nothing of it is logged here.
     """
     # What was registered before the fork is the master's to run, once. CPython's multiprocessing does the same.
     atexit._clear()
     atexit.register(logging.shutdown)
-    worker = _Worker(config, listeners, slot, link, lifeline, record)
+    worker = _Worker(config, listeners, ties)
     try:
+        # The master keeps what it has read when it started; a worker goes by what the files say now.
+        reread_env_file(config)
+        if isinstance(config.log_config, str):
+            configure_logging(config)
         worker.run()
     except BaseException as error:
         if not worker.is_ready:
-            link.send(Kind.FAILED, _why_not(error))
+            ties.link.send(Kind.FAILED, _why_not(error))
             return STARTUP_FAILURE
         logger.critical("%s ends, because its event loop did: %r", worker.role.capitalize(), error, exc_info=error)
         return 1
@@ -131,9 +158,11 @@ class _Serving:
     """The life that both kinds of process share; `prepare`, `ready` and `draining` are what a kind adds."""
 
     role = "server"
+    # Seconds from the first stop signal to the stop; a worker's master waits for it.
+    delay = 0.0
     # Signals that stop, and signals that the process takes and does nothing about.
     stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
-    deaf_to: tuple[signal.Signals, ...] = ()
+    deaf_to: tuple[signal.Signals, ...] = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
 
     def __init__(self, config: "Config", listeners: list[socket.socket]) -> None:
         self.config = config
@@ -143,6 +172,7 @@ class _Serving:
         self.is_stopping = False
         self.is_over = False
         self._interrupted = False  # a stop came before there was a server to stop
+        self._noted: list[int] = []  # other signals that came as early
         self._alarm_at: float | None = None
         self._masks = threading.local()  # of signals, while a thread forks
 
@@ -165,6 +195,7 @@ class _Serving:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         server = Server(self.config)
+        server.on_retire = lambda: self.retire("has served its number of requests")
         self.prepare(server, loop)
         # serve() imports the application before it waits for anything, so this runs when the import is over.
         loop.call_soon(self._take_over, server, loop)
@@ -199,6 +230,11 @@ class _Serving:
         """A graceful stop begins."""
         setproctitle(title(self.config, self.role, "draining"))
 
+    def retire(self, why: str) -> None:
+        """This process has done its part. Alone, it ends; a worker goes on until its successor is ready."""
+        logger.info("The server %s: stopping", why)
+        self.begin_stop()
+
     # -- stopping, in the loop
 
     def begin_stop(self) -> None:
@@ -219,11 +255,18 @@ class _Serving:
         if self.server is not None:
             self.server.escalate()
 
+    def on_leave(self) -> None:
+        if not self.is_stopping and self.server is not None:
+            setproctitle(title(self.config, self.role, "leaving"))
+            self.server.leave()
+
     # -- signals
 
     def _take_signals(self) -> None:
         for number in (*self.stop_signals, signal.SIGQUIT):
             signal.signal(number, self._on_signal)
+        for number in self._requests:
+            signal.signal(number, self._note)
         for number in self.deaf_to:
             signal.signal(number, _do_nothing)
             signal.siginterrupt(number, False)
@@ -232,7 +275,12 @@ class _Serving:
 
     @property
     def _callbacks(self) -> Mapping[signal.Signals, Callable[[], None]]:
-        return {**dict.fromkeys(self.stop_signals, self.on_stop), signal.SIGQUIT: self.on_quit}
+        return {**dict.fromkeys(self.stop_signals, self.on_stop), signal.SIGQUIT: self.on_quit, **self._requests}
+
+    @property
+    def _requests(self) -> Mapping[signal.Signals, Callable[[], None]]:
+        """Signals that stop nobody."""
+        return {signal.SIGUSR1: reopen_log_files, signal.SIGUSR2: self.on_leave}
 
     def _take_over(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         """From now on there is a server to shut down: let the loop see the signals too.
@@ -242,8 +290,10 @@ class _Serving:
         """
         for number, callback in self._callbacks.items():
             loop.add_signal_handler(number, callback)
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self._note if number in self._requests else self._on_signal)
         self.server = server
+        for noted in self._noted:
+            self._requests[signal.Signals(noted)]()
         if self._interrupted:
             self.begin_stop()
 
@@ -258,9 +308,14 @@ class _Serving:
             signal.signal(number, _do_nothing)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """USR1 or USR2: the loop sees to it, when there is one."""
+        if self.server is None:
+            self._noted.append(number)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """TERM, QUIT or IO, at once: between two steps of whatever Python code runs, also in a blocked loop."""
-        longest = LIFESPAN_SHUTDOWN if number == signal.SIGQUIT else longest_stop(self.config)
+        longest = LIFESPAN_SHUTDOWN if number == signal.SIGQUIT else self.delay + longest_stop(self.config)
         self._end_within(longest + ALARM_MARGIN)
         if self.server is None:
             self._interrupt_boot(signal.SIGVTALRM, frame)
@@ -306,63 +361,104 @@ class _Serving:
 class _Standalone(_Serving):
     """The process that the user started, and that owns its listeners."""
 
+    def __init__(self, config: "Config", listeners: list[socket.socket], notifier: Notifier) -> None:
+        super().__init__(config, listeners)
+        self.delay = config.shutdown_delay
+        self._notifier = notifier
+        self._is_leaving = False
+
+    def on_stop(self) -> None:
+        if self._is_leaving or not self.delay:
+            super().on_stop()
+        elif self.server is not None:
+            self._is_leaving = True
+            self.on_leave()
+            self._notifier.stopping(self.delay + longest_stop(self.config) + ALARM_MARGIN)
+            asyncio.get_running_loop().call_later(self.delay, self.begin_stop)
+
+    def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._notifier.starting(time.monotonic())
+        self._tell_systemd(loop)
+
     def ready(self, server: Server) -> None:
         super().ready(server)
-        announce(self.config, [describe(listener) for listener in self.listeners])
+        addresses = [describe(listener) for listener in self.listeners]
+        announce(self.config, addresses)
+        self._notifier.ready(f"Serving on {', '.join(addresses)}")
 
     def draining(self) -> None:
         super().draining()
+        self._notifier.stopping(longest_stop(self.config) + ALARM_MARGIN)
         turn_away(self.config, [self.listeners])
+
+    def _tell_systemd(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From the loop: a blocked one does not feed the watchdog."""
+        if self._notifier.address:
+            self._notifier.tick(time.monotonic(), lambda: True)
+            loop.call_later(min(BEAT, self._notifier.watchdog / 2 or BEAT), self._tell_systemd, loop)
+
+    @property
+    def _requests(self) -> Mapping[signal.Signals, Callable[[], None]]:
+        return {signal.SIGUSR1: reopen_log_files, signal.SIGUSR2: lambda: None}
 
 
 class _Worker(_Serving):
     """A process that a master forked."""
 
     stop_signals = (signal.SIGTERM,)
-    deaf_to = (signal.SIGINT,)
+    deaf_to = (signal.SIGINT, *_Serving.deaf_to)
 
-    def __init__(
-        self,
-        config: "Config",
-        listeners: list[socket.socket],
-        slot: int,
-        link: WorkerLink,
-        lifeline: int,
-        record: Record,
-    ) -> None:
+    def __init__(self, config: "Config", listeners: list[socket.socket], ties: Ties) -> None:
         super().__init__(config, listeners)
-        self.role = f"worker {slot + 1}"
-        self._link = link
-        self._lifeline = lifeline
-        self._record = record
+        self.role = f"worker {ties.slot + 1}"
+        self._link = ties.link
+        self._lifeline = ties.lifeline
+        self._record = ties.record
+        self._stacks = ties.stacks
+        self._channel = ties.channel
+        self._receiver: Receiver | None = None
+        self._is_retiring = False
+        self._too_fat = 0  # heartbeats in a row
 
     def _take_signals(self) -> None:
         signal.signal(signal.SIGIO, self._on_signal)
+        self._stacks.register()
         super()._take_signals()
         signal_at_end(self._lifeline)
         if has_ended(self._lifeline):
             raise BootInterrupted
 
     def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        server.on_retire = self._retire
+        self._receiver = Receiver(self._channel, loop, server.adopt)
         loop.add_reader(self._lifeline, self._orphaned, loop)
 
     def ready(self, server: Server) -> None:
         if not self.is_ready:
             super().ready(server)
+            loop = asyncio.get_running_loop()
             self._record.set_state(State.SERVING)
-            self._beat(server, asyncio.get_running_loop())
+            self._beat(server, loop)
             self._link.send(Kind.READY)
+            if self._receiver is not None:
+                self._receiver.begin()
+            if self.config.limit_worker_lifetime:
+                lifetime = self.config.limit_worker_lifetime
+                lifetime += random.uniform(0, self.config.limit_worker_lifetime_jitter)
+                loop.call_later(lifetime, self.retire, f"has served for {lifetime:.0f} s")
 
     def draining(self) -> None:
         super().draining()
         self._record.set_state(State.DRAINING)
+        if self._receiver is not None:
+            self._receiver.stop()
 
-    def _retire(self) -> None:
-        """The server has reached its number of requests. The first of them may have come before we could say ready."""
-        if self.server is not None:
+    def retire(self, why: str) -> None:
+        """Ask for a successor, once."""
+        if self.server is not None and not self._is_retiring:
+            self._is_retiring = True
+            # The last of its requests may have come before it could say that it takes any.
             self.ready(self.server)
-            self._link.send(Kind.RETIRING)
+            self._link.send(Kind.RETIRING, why)
 
     def _orphaned(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self._lifeline)
@@ -371,13 +467,28 @@ class _Worker(_Serving):
 
     def _beat(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._record.beat(time.monotonic(), server.connections, server.in_flight, server.requests)
+        if self.config.limit_worker_rss is not None:
+            self._weigh(self.config.limit_worker_rss)
         loop.call_later(BEAT, self._beat, server, loop)
+
+    def _weigh(self, limit: int) -> None:
+        from psutil import Process
+
+        size = Process().memory_info().rss
+        self._too_fat = self._too_fat + 1 if size > limit else 0
+        if self._too_fat == RSS_PATIENCE:
+            self.retire(f"holds {size >> 20} MiB of memory")
+
+    def _in_fork(self) -> None:
+        self._stacks.unregister()
+        self._channel.close()
+        super()._in_fork()
 
 
 @contextlib.contextmanager
 def _signals_restored() -> Iterator[None]:
     """Give the signals back as they were, and stop the alarm."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGALRM)
+    numbers = (*OUR_SIGNALS, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
@@ -393,7 +504,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 def _why_not(error: BaseException) -> str:
     """Why a worker cannot start, for the user."""
-    if isinstance(error, StartupError):
+    if isinstance(error, (StartupError, ConfigError)):
         return str(error)
     if isinstance(error, SystemExit):
         return f"The application ended its process while it was starting: {error!r}"

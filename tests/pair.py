@@ -20,6 +20,8 @@ import contextlib
 import functools
 import io
 import logging
+import os
+import resource
 import select
 import socket
 import struct
@@ -158,6 +160,23 @@ def captured_log() -> Iterator[Records]:
         logger.removeHandler(records)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[list[int]]:
+    """Until the block ends, or somebody closes one of the descriptors it is given."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 10, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        yield taken
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @dataclass

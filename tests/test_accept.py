@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from tests.pair import (
     captured_log,
     hello,
     new_service,
+    no_descriptors_left,
     on_every_stack,
 )
 
@@ -276,23 +276,6 @@ async def test_who_comes_during_the_stop_and_says_nothing_is_let_go_soon(stack: 
 # -- Out of descriptors ---------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def no_descriptors_left() -> Iterator[list[int]]:
-    """Until the block ends, or somebody closes one of the descriptors it is given."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.open(os.devnull, os.O_RDONLY)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 10, limits[1]))
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(taken[0]))
-        yield taken
-    finally:
-        for fd in taken:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 @on_every_stack
 async def test_out_of_descriptors_is_a_pause(stack: Stack) -> None:
     async with door(stack) as opened:
@@ -329,3 +312,38 @@ async def test_a_stop_during_the_pause_is_for_good(stack: Stack) -> None:
         assert opened.acceptor.resume_timer is None
         await asyncio.sleep(PAUSE * 1.2)  # nothing may happen: there is no event to wait for
         assert opened.service.accepted == 0
+
+
+@on_every_stack
+async def test_a_connection_that_somebody_else_accepted_is_served_as_our_own(stack: Stack) -> None:
+    async with door(stack) as opened:
+        client = opened.client()
+        opened.listener.setblocking(True)
+        accepted, _ = opened.listener.accept()
+        await client.send(GET)
+        opened.acceptor.adopt(accepted.detach())
+        assert (await client.response()).content == b"/"
+        (scope,) = opened.scopes
+        assert scope["client"] == client.client.getsockname()
+        assert scope["server"] == client.client.getpeername()
+        assert opened.service.accepted == opened.service.connections == 1
+
+
+@on_every_stack
+async def test_a_connection_whose_client_has_gone_is_not_adopted(stack: Stack) -> None:
+    async with door(stack) as opened:
+        client = opened.client()
+        opened.listener.setblocking(True)
+        accepted, _ = opened.listener.accept()
+        client.reset()
+        while True:  # until the reset has come
+            try:
+                accepted.getpeername()
+            except OSError:
+                break
+            await opened.settle()
+        fd = accepted.detach()
+        opened.acceptor.adopt(fd)
+        assert opened.service.connections == 0
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)

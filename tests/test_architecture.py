@@ -24,12 +24,12 @@ PACKAGE = ROOT / "ladybug"
 
 # From the top down. A new module has to be given its floor here.
 FLOORS: dict[str, set[str]] = {
-    "entry": {"__main__", "cli", "launch"},
-    "fleet": {"master", "supervisor"},
+    "entry": {"__main__", "cli", "ctl", "launch"},
+    "fleet": {"control", "master", "places", "reload", "steering", "supervisor"},
     "worker": {"worker", "server"},
     "services": {
-        *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "scoreboard", "serving_loop"),
-        "setting",
+        *("about", "config", "cpus", "importer", "link", "listeners", "log", "loops", "pid_file", "privileges"),
+        *("rescue", "scoreboard", "serving_loop", "setting", "signal_queue", "stacks", "systemd", "upgrade"),
     },
     "io": {"accept", "access_log", "connection", "deadlines", "poller", "transport", "websocket_connection"},
     "asgi": {f"asgi.{path.stem}" for path in (PACKAGE / "asgi").glob("[a-z]*.py")},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ladybug.config import NOT_SUPPORTED, SETTINGS, Config
+from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, reread_env_file
 from ladybug.exceptions import ConfigError
 from ladybug.log import LOGGING_CONFIG
 from ladybug.setting import Setting
@@ -38,9 +38,18 @@ DEFAULTS = {
     "host": "127.0.0.1",
     "port": 8000,
     "uds": None,
-    "fd": None,
+    "fd": [],
     "backlog": 2048,
     "workers": 1,
+    "pid_file": None,
+    "user": None,
+    "group": None,
+    "umask": None,
+    "reload": False,
+    "reload_dirs": [],
+    "reload_includes": [],
+    "reload_excludes": [],
+    "reload_delay": 0.25,
     "loop": "auto",
     "poller": "auto",
     "ws": "auto",
@@ -60,8 +69,12 @@ DEFAULTS = {
     "use_colors": None,
     "log_config": LOGGING_CONFIG,
     "limit_concurrency": None,
+    "control_socket": "auto",
     "limit_max_requests": None,
     "limit_max_requests_jitter": 0,
+    "limit_worker_lifetime": None,
+    "limit_worker_lifetime_jitter": 0,
+    "limit_worker_rss": None,
     "limit_request_line": 16384,
     "limit_request_fields": 128,
     "limit_request_fields_size": 65536,
@@ -71,11 +84,15 @@ DEFAULTS = {
     "timeout_request_body": 30,
     "timeout_send": 60,
     "timeout_graceful_shutdown": 30,
+    "shutdown_delay": 0,
+    "timeout_worker_boot": 120,
+    "timeout_worker_healthcheck": 30,
 }
 
 
 def test_the_defaults_are_the_promised_ones() -> None:
-    assert vars(config()) == {"app": "module:app", **DEFAULTS}
+    made = config()
+    assert {row.name: getattr(made, row.name) for row in SETTINGS} == {"app": "module:app", **DEFAULTS}
 
 
 def test_every_row_can_be_typed_explained_and_told_from_the_others() -> None:
@@ -93,7 +110,7 @@ def test_a_validated_value_is_taken_again_unchanged(row: Setting[Any, Any]) -> N
 
 UVICORN = """
     host port uds fd backlog app factory app_dir interface lifespan reset_contextvars env_file workers limit_max_requests
-    limit_max_requests_jitter timeout_worker_healthcheck reload reload_dir reload_include reload_exclude reload_delay
+    limit_max_requests_jitter timeout_worker_healthcheck reload reload_dirs reload_includes reload_excludes reload_delay
     loop http http2 ws h11_max_incomplete_event_size ws_max_size ws_max_queue ws_ping_interval ws_ping_timeout
     ws_per_message_deflate log_config log_level access_log use_colors proxy_headers forwarded_allow_ips root_path
     server_header date_header headers limit_concurrency timeout_keep_alive timeout_graceful_shutdown ssl_keyfile
@@ -144,6 +161,19 @@ TAKEN = [
     ("loop", "my.loops:new", "my.loops:new"),
     ("app_dir", Path("/srv"), "/srv"),
     ("uds", Path("/run/x.sock"), "/run/x.sock"),
+    ("fd", 3, [3]),
+    ("fd", "3 4", [3, 4]),
+    ("fd", ["3", 4], [3, 4]),
+    ("pid_file", Path("/run/x.pid"), "/run/x.pid"),
+    ("user", "www-data", "www-data"),
+    ("user", 33, "33"),
+    ("group", "33", "33"),
+    ("umask", "027", 0o027),
+    ("umask", "0o77", 0o077),
+    ("umask", 0o22, 0o22),
+    ("reload_dirs", "src", ["src"]),
+    ("reload_dirs", [Path("src"), "my lib"], ["src", "my lib"]),
+    ("reload_includes", "*.html\n*.css\n", ["*.html", "*.css"]),
     ("timeout_keep_alive", "2.5", 2.5),
     ("timeout_keep_alive", 0, 0.0),
     ("limit_concurrency", "10", 10),
@@ -170,6 +200,16 @@ REFUSED = [
     ("port", 80.0, "80.0 is not a whole number"),
     ("port", None, "None is not a whole number"),
     ("fd", -1, "-1 is out of range: it must be at least 0"),
+    ("fd", [3, "x"], "'x' is not a whole number"),
+    ("user", "", "'' is not a whole number"),
+    ("user", -1, "-1 is out of range"),
+    ("umask", "rwx", "'rwx' is not an octal number such as 027"),
+    ("umask", "089", "'089' is not an octal number such as 027"),
+    ("umask", "1777", "1777 is out of range: it must be from 0 to 777"),
+    ("umask", True, "True is not an octal number"),
+    ("reload_dirs", 5, "5 is not a list of texts"),
+    ("reload_includes", [5], "5 is not text"),
+    ("reload_excludes", [""], "'' is not text"),
     ("workers", -1, "-1 is out of range"),
     ("workers", "many", "'many' is not a whole number, or auto"),
     ("host", 0, "0 is not text"),
@@ -260,6 +300,25 @@ def test_env_file_fills_the_environment_without_overriding_it(tmp_path: Path, mo
     made = config(env_file=file)
     assert (made.workers, made.port) == (4, 8000)
     assert (os.environ["LADYBUG_TEST_NEW"], os.environ["LADYBUG_TEST_OLD"]) == ("new", "kept")
+
+
+def test_an_env_file_that_is_read_again_changes_what_it_had_set_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".env"
+    for name in ("COLOUR", "GONE", "NEW"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FIXED", "by the user")
+    file.write_text("COLOUR=red\nGONE=1\nFIXED=1\n")
+    made = config(env_file=file)
+    assert made.names_from_env_file == {"COLOUR", "GONE"}
+    file.write_text("COLOUR=blue\nNEW=2\nFIXED=2\n")
+    reread_env_file(made)
+    assert [os.environ.get(name) for name in ("COLOUR", "GONE", "NEW", "FIXED")] == ["blue", None, "2", "by the user"]
+    file.unlink()
+    with pytest.raises(ConfigError, match="env_file: cannot read"):
+        reread_env_file(made)
 
 
 def test_an_env_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 import ladybug
 from ladybug.cli import given_values, main
 from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, not_supported
+from ladybug.ctl import ctl
 from tests.integration.support import ROOT, Client, Program, Server, serve
 from tests.integration.websocket.peer import connect, handshake_bytes
 
@@ -122,6 +123,11 @@ def test_a_command_does_what_its_page_says(command: str, monkeypatch: pytest.Mon
         name, _, value = words.pop(0).partition("=")
         monkeypatch.setenv(name, value)
     arguments = words[1:] if words[0] == "ladybug" else words[3:]
+    if arguments[0] == "ctl":
+        _, subcommand, rest = ctl.resolve_command(click.Context(ctl), arguments[1:])
+        assert subcommand is not None
+        subcommand.make_context(subcommand.name, rest)
+        return
     try:
         context = main.make_context("ladybug", list(arguments))
     except click.exceptions.Exit as done:
@@ -154,7 +160,8 @@ def test_pages_name_only_options_that_are_there() -> None:
         "--preload",
     }
     families = {"--ssl-"}
-    named = set().union(*(options_in(ROOT / page) for page in ("README.md", "docs/protocol.md", "docs/signals.md")))
+    pages = ("README.md", "docs/protocol.md", "docs/signals.md", "docs/deployment.md")
+    named = set().union(*(options_in(ROOT / page) for page in pages))
     assert named <= known | uvicorns | gunicorns | families
 
 

@@ -22,7 +22,15 @@ import pytest
 import ladybug.listeners
 from ladybug.config import Config
 from ladybug.exceptions import StartupError
-from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
+from ladybug.listeners import (
+    close_listeners,
+    describe,
+    is_shared,
+    join_listeners,
+    open_listeners,
+    remove_path,
+    turn_away,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="one listener per slot only on Linux")
 
@@ -93,6 +101,35 @@ def test_the_kernel_spreads_connections_over_the_slots() -> None:
         counts = [queued(slot[0]) for slot in listeners]
         assert sum(counts) == 120
         assert min(counts) >= 15, f"120 connections on 3 listeners: {counts}"
+
+
+@linux
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+def test_another_slot_joins_on_the_same_addresses(host: str) -> None:
+    config = Config("app:app", host=host, port=0, backlog=77)
+    listeners = open_listeners(config, 1)
+    listeners.append(join_listeners(config, listeners[0]))
+    try:
+        first, joined = listeners[0][0], listeners[1][0]
+        assert joined.getsockname() == first.getsockname()
+        assert backlog_of(joined) == 77
+        assert not joined.get_inheritable() and not joined.getblocking()
+        with contextlib.ExitStack() as clients:
+            for _ in range(60):
+                clients.enter_context(socket.create_connection(("127.0.0.1", port_of(listeners))))
+            counts = [queued(slot[0]) for slot in listeners]
+            assert sum(counts) == 60
+            assert min(counts) >= 5, f"60 connections on 2 listeners: {counts}"
+    finally:
+        close_listeners(listeners)
+
+
+def test_another_slot_shares_what_all_share(path: Path) -> None:
+    config = Config("app:app", uds=path)
+    listeners = open_listeners(config, 1)
+    assert is_shared(config)
+    assert join_listeners(config, listeners[0]) is listeners[0]
+    close_listeners(listeners)
 
 
 def test_listeners_are_non_blocking_and_not_inherited_over_exec() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import logging.config
+import logging.handlers
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ from ladybug.log import (
     configure_logging,
     level_prefix,
     plain_access,
+    reopen_log_files,
     status_text,
 )
 
@@ -290,6 +292,49 @@ def test_yaml_without_pyyaml_says_what_to_install(tmp_path: Path, monkeypatch: p
 
 def access_logger() -> logging.Logger:
     return logging.getLogger("ladybug.access")
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Path:
+    return tmp_path / "server.log"
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["on a logger", "behind another handler"])
+def test_log_files_are_opened_anew(log_file: Path, wrapped: bool) -> None:
+    handler = logging.FileHandler(log_file)
+    logger = logging.getLogger("ladybug.error")
+    logger.addHandler(logging.handlers.MemoryHandler(0, target=handler) if wrapped else handler)
+    logger.error("first")
+    moved = log_file.rename(log_file.with_suffix(".1"))
+    old = handler.stream
+    reopen_log_files()
+    logger.error("second")
+    assert (moved.read_text(), log_file.read_text()) == ("first\n", "second\n")
+    assert old.closed
+    handler.close()
+
+
+def test_a_log_file_that_nothing_was_written_to_stays_unopened(log_file: Path) -> None:
+    handler = logging.FileHandler(log_file, delay=True)
+    reopen_log_files()
+    assert not log_file.exists()
+    handler.close()
+
+
+def test_a_log_file_that_cannot_be_opened_anew_goes_on(log_file: Path, capsys: Capture) -> None:
+    directory = log_file.parent / "logs"
+    directory.mkdir()
+    handler = logging.FileHandler(directory / "server.log")
+    logger = logging.getLogger("ladybug.error")
+    logger.addHandler(handler)
+    moved = directory.rename(log_file.parent / "moved") / "server.log"
+    reopen_log_files()
+    logger.error("goes on")
+    assert moved.read_text().splitlines() == [
+        f"{directory / 'server.log'} cannot be opened anew, so what it was is written on: No such file or directory",
+        "goes on",
+    ]
+    handler.close()
 
 
 def test_the_default_access_log_is_plain() -> None:

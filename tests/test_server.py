@@ -231,6 +231,20 @@ async def test_idle_and_silent_connections_do_not_hold_up_the_stop(stack: Stack)
 
 
 @on_one_stack
+async def test_a_server_that_will_leave_serves_on_and_closes_each_connection(stack: Stack) -> None:
+    async with serving(stack, hello) as running:
+        idle = await running.request()
+        await idle.response()
+        running.server.leave()
+        await idle.send(GET)
+        for client in (idle, await running.request()):
+            response = await client.response()
+            assert response.status == 200
+            assert await client.rest() == b"", "it is closed"
+        assert not running.server.should_exit
+
+
+@on_one_stack
 async def test_what_is_in_flight_is_finished(stack: Stack) -> None:
     puppet = Puppet()
     async with serving(stack, puppet) as running:

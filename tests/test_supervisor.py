@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from math import inf
-from signal import SIGKILL, SIGQUIT, SIGTERM
+from signal import SIGABRT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2
 
 import pytest
 from hypothesis import settings
@@ -12,20 +12,42 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ladybug.supervisor import (
+    ABORT,
     ERROR,
+    INFO,
+    LAST_HANDSHAKES,
+    MOST_WORKERS,
+    ORDERS,
+    REPORTED,
     RESPAWN_DELAYS,
+    SILENCE,
+    STACKS,
+    SUCCESSION,
     WARNING,
-    WORKER,
     YOUNG,
     Action,
     Announce,
+    AskStacks,
+    CloseSlot,
+    Exit,
     Fleet,
+    HandOver,
     Log,
+    LogStacks,
+    OpenSlot,
+    Reloaded,
+    Reloading,
+    ReopenLogs,
     Report,
+    Route,
     Signal,
     Spawn,
+    StartSuccessor,
     StopListening,
+    Stopping,
+    StopSuccessor,
     Supervisor,
+    Timeouts,
     Worker,
     describe_exit,
 )
@@ -33,21 +55,33 @@ from ladybug.supervisor import (
 GRACEFUL = 30.0
 TERM_TIMEOUT = 43.0
 QUIT_TIMEOUT = 13.0
+BOOT_TIMEOUT = 120.0
+HEALTHCHECK = 30.0
 
 
 class MadeUpFleet:
     """Stands in for the master: carries out actions on processes that are only numbers, at a time that is only one too."""
 
-    def __init__(self, slots: int, *, forks_fail_after: float = inf) -> None:
-        self.supervisor = Supervisor(slots, graceful=GRACEFUL, term_timeout=TERM_TIMEOUT, quit_timeout=QUIT_TIMEOUT)
+    def __init__(self, slots: int, *, forks_fail_after: float = inf, delay: float = 0.0, boot: float = 0.0) -> None:
+        timeouts = Timeouts(GRACEFUL, TERM_TIMEOUT, QUIT_TIMEOUT, boot, HEALTHCHECK, delay)
+        self.supervisor = Supervisor(slots, timeouts)
         self.now = 1000.0
-        self.slots = slots
+        self.slots = set(range(slots))
+        self.ready: set[int] = set()
+        self.route = frozenset[int]()
+        self.still: set[int] = set()  # whose event loop does not run
+        self.asked: list[int] = []  # for their stacks
+        self.opens_fail = False
+        self.successor: str | None = None
+        self.reloads = 0
+        self.reloading = False
         self.last_pid = 100
         self.alive: dict[int, int] = {}  # pid: slot
         self.told: dict[int, list[signal.Signals]] = {}
         self.forks_fail_after = forks_fail_after
         self.forks = 0
         self.listening = True
+        self.stopping = False
         self.announced = 0
         self.exit_code: int | None = None
         self.log: list[Log] = []
@@ -58,24 +92,83 @@ class MadeUpFleet:
         while waiting:
             action = waiting.pop(0)
             assert self.exit_code is None, f"{action} after Exit"
-            if isinstance(action, Spawn):
-                waiting += self.spawn(action)
-            elif isinstance(action, Signal):
-                assert action.pid in self.alive, f"{action} for a process that is gone"
-                self.told[action.pid].append(action.signal)
-            elif isinstance(action, StopListening):
-                assert self.listening, "told twice to stop listening"
-                self.listening = False
-            elif isinstance(action, Announce):
-                self.announced += 1
-            elif isinstance(action, Log):
-                self.log.append(action)
-            else:
-                assert not self.alive, "left before its workers"
-                self.exit_code = action.code
+            match action:
+                case Spawn():
+                    waiting += self.spawn(action)
+                case Signal(pid, number):
+                    assert pid in self.alive, f"{action} for a process that is gone"
+                    self.check_replacement(pid, number)
+                    self.told[pid].append(number)
+                case Stopping():
+                    assert self.listening and not self.stopping
+                    self.stopping = True
+                case StopListening():
+                    assert self.stopping
+                    assert self.listening, "told twice to stop listening"
+                    self.listening = False
+                case Announce():
+                    self.announced += 1
+                case Log(level, text):
+                    self.log.append(Log(level, text))
+                case LogStacks(pid, level, text):
+                    assert pid in self.asked
+                    self.log.append(Log(level, text))
+                case AskStacks(pid):
+                    assert pid in self.alive
+                    self.asked.append(pid)
+                case OpenSlot(slot):
+                    assert slot not in self.slots
+                    if self.opens_fail:
+                        waiting += self.supervisor.open_failed(slot, "too many open files", self.now)
+                    else:
+                        self.slots.add(slot)
+                        waiting += self.supervisor.opened(slot, self.now)
+                case CloseSlot(slot):
+                    assert slot in self.slots and slot not in self.route and not self.in_slot(slot)
+                    self.slots.remove(slot)
+                    waiting += self.supervisor.closed(slot, self.now)
+                case Route(slots):
+                    assert slots <= self.slots
+                    self.route = slots
+                case Reloading():
+                    assert not self.reloading
+                    self.reloading = True
+                case Reloaded():
+                    assert self.reloading
+                    self.reloading = False
+                    self.reloads += 1
+                case ReopenLogs():
+                    pass
+                case StartSuccessor():
+                    assert self.successor is None
+                    self.successor = "starting"
+                case StopSuccessor():
+                    assert self.successor is not None
+                    self.successor = "told to stop"
+                case HandOver():
+                    assert self.listening, "handed over what was closed"
+                    self.listening = False
+                case Exit(code):
+                    assert not self.alive, "left before its workers"
+                    self.exit_code = code
+
+    def check_replacement(self, pid: int, number: signal.Signals) -> None:
+        """As long as the fleet is to serve, nobody who serves is told to go without a successor who does."""
+        slot = self.alive[pid]
+        goes_on = (
+            self.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING) and not self.supervisor._slots[slot].is_closing
+        )
+        if goes_on and pid in self.ready and not self.told[pid] and number != SIGUSR1:
+            if number == SIGABRT:
+                assert pid in self.asked, "aborted, and nobody knows why"
+                return
+            assert number == SIGTERM
+            others = [other for other in self.in_slot(slot) if other > pid and not self.told[other]]
+            assert any(other in self.ready for other in others), "told to go, and nobody serves in its place"
 
     def spawn(self, action: Spawn) -> list[Action]:
         assert self.listening, "spawned while stopping"
+        assert action.slot in self.slots
         self.forks += 1
         if self.forks > self.forks_fail_after:
             return self.supervisor.spawn_failed(action.slot, "no more processes", self.now)
@@ -85,6 +178,8 @@ class MadeUpFleet:
         return self.supervisor.spawned(action.slot, self.last_pid, self.now)
 
     def report(self, pid: int, report: Report, text: str = "") -> None:
+        if report is Report.READY:
+            self.ready.add(pid)
         self.perform(self.supervisor.reported(pid, report, text, self.now))
 
     def exit(self, pid: int, returncode: int, in_flight: int = 0) -> None:
@@ -94,17 +189,60 @@ class MadeUpFleet:
     def stop(self) -> None:
         self.perform(self.supervisor.stop_requested(self.now))
 
-    def pass_time(self, seconds: float) -> None:
+    def reload(self) -> None:
+        self.perform(self.supervisor.reload_requested(self.now))
+
+    def scale(self, by: int) -> None:
+        self.perform(self.supervisor.scale_requested(self.supervisor.size + by, self.now))
+
+    def tick(self, seconds: float) -> None:
+        """`seconds` later the master wakes up. All hearts have beaten meanwhile that are not still."""
         self.now += seconds
-        self.perform(self.supervisor.tick(self.now))
+        beats = {pid: self.now if pid not in self.still else 0.0 for pid in self.alive}
+        self.perform(self.supervisor.tick(self.now, beats))
+
+    def pass_time(self, seconds: float) -> None:
+        """As the master passes it: awake at every deadline."""
+        end = self.now + seconds
+        while (deadline := self.supervisor.next_deadline()) is not None and deadline <= end and self.exit_code is None:
+            assert deadline > self.now, "a deadline that has passed would make the master spin"
+            self.tick(deadline - self.now)
+        if self.exit_code is None:
+            self.tick(end - self.now)
 
     def pass_to_deadline(self) -> float:
-        """Sleep as the master would; how long that was."""
-        deadline = self.supervisor.next_deadline()
-        assert deadline is not None
-        slept = deadline - self.now
-        self.pass_time(slept)
-        return slept
+        """Sleep until there is something to do but to feel pulses; how long that was."""
+        began, before = self.now, (len(self.log), self.forks, str(self.told))
+        while (len(self.log), self.forks, str(self.told)) == before:
+            deadline = self.supervisor.next_deadline()
+            assert deadline is not None
+            self.tick(deadline - self.now)
+        return self.now - began
+
+    def upgrade(self) -> None:
+        self.perform(self.supervisor.upgrade_requested(self.now))
+
+    def succeed(self) -> None:
+        self.successor = None
+        self.perform(self.supervisor.successor_ready(self.now))
+
+    def fail_to_succeed(self) -> None:
+        self.successor = None
+        self.perform(self.supervisor.successor_failed("the new one exited with code 3", self.now))
+
+    def hold_still(self, pid: int) -> None:
+        """From now on its event loop does not run."""
+        self.tick(0)
+        self.still.add(pid)
+
+    def boot(self, pid: int) -> None:
+        self.report(pid, Report.READY)
+
+    def obey(self) -> None:
+        """Whoever was told to drain has drained."""
+        for pid in list(self.alive):
+            if SIGTERM in self.told[pid] or SIGQUIT in self.told[pid]:
+                self.exit(pid, 0)
 
     def in_slot(self, slot: int) -> list[int]:
         return [pid for pid, place in self.alive.items() if place == slot]
@@ -113,8 +251,8 @@ class MadeUpFleet:
         return [entry.text for entry in self.log if entry.level >= level]
 
 
-def booted(slots: int = 1) -> MadeUpFleet:
-    fleet = MadeUpFleet(slots)
+def booted(slots: int = 1, *, delay: float = 0.0, boot: float = 0.0) -> MadeUpFleet:
+    fleet = MadeUpFleet(slots, delay=delay, boot=boot)
     for pid in list(fleet.alive):
         fleet.report(pid, Report.READY)
     assert fleet.supervisor.fleet is Fleet.RUNNING
@@ -130,7 +268,7 @@ def test_every_slot_gets_a_worker_and_the_fleet_is_announced_once_all_serve() ->
     assert fleet.announced == 0
     fleet.report(third, Report.READY)
     assert fleet.announced == 1
-    assert fleet.supervisor.next_deadline() is None, "an idle fleet needs no clock"
+    assert fleet.supervisor.next_deadline() == fleet.now + SILENCE, "an idle fleet needs a look now and then"
 
 
 def test_a_worker_that_cannot_start_stops_the_fleet_with_its_message() -> None:
@@ -194,6 +332,7 @@ def test_the_delay_grows_for_workers_that_die_young_and_is_forgotten_for_old_one
     slept = []
     for _ in range(len(RESPAWN_DELAYS) + 2):
         (pid,) = fleet.alive
+        assert not fleet.told[pid]
         fleet.pass_time(YOUNG / 2)
         fleet.exit(pid, 1)
         slept.append(0.0 if fleet.alive else fleet.pass_to_deadline())
@@ -235,14 +374,27 @@ def test_a_replacement_that_dies_while_booting_does_not_stop_the_fleet() -> None
 def test_a_retiring_worker_leaves_when_its_successor_serves() -> None:
     fleet = booted()
     (old,) = fleet.alive
-    fleet.report(old, Report.RETIRING)
+    fleet.report(old, Report.RETIRING, "is tired")
+    fleet.report(old, Report.RETIRING, "is very tired")
+    assert fleet.texts(INFO)[-1] == f"Worker 1 (pid {old}) is tired and gets a successor"
     old, new = fleet.alive
     assert fleet.told[old] == []
     fleet.report(new, Report.READY)
     assert fleet.told[old] == [SIGTERM]
     fleet.exit(old, 0)
     assert list(fleet.alive) == [new]
-    assert fleet.supervisor.next_deadline() is None
+
+
+def test_workers_that_retire_together_are_replaced_one_after_the_other() -> None:
+    fleet = booted(3)
+    for pid in list(fleet.alive):
+        fleet.report(pid, Report.RETIRING, "is tired")
+    for _ in range(3):
+        (heir,) = [pid for pid in fleet.alive if pid > 103 and fleet.supervisor._by_pid[pid].state is Worker.BOOTING]
+        fleet.boot(heir)
+    assert sorted(fleet.alive.values()) == [0, 0, 1, 1, 2, 2]
+    fleet.obey()
+    assert sorted(fleet.alive.values()) == [0, 1, 2]
 
 
 def test_a_retiring_worker_serves_on_while_its_successors_fail() -> None:
@@ -311,7 +463,7 @@ def test_workers_are_killed_at_their_deadline_and_the_stop_is_then_not_clean() -
     fleet.stop()
     assert fleet.pass_to_deadline() == TERM_TIMEOUT
     assert fleet.told == {first: [SIGTERM, SIGKILL], second: [SIGTERM, SIGKILL]}
-    assert fleet.supervisor.next_deadline() is None
+    assert fleet.supervisor.next_deadline() is None, "more cannot be done"
     fleet.exit(first, -9)
     fleet.exit(second, -9)
     assert fleet.exit_code == 1
@@ -382,6 +534,396 @@ def test_a_report_the_table_does_not_have_is_an_error() -> None:
         fleet.report(pid, Report.RETIRING)
 
 
+# -- reload
+
+
+def test_a_reload_replaces_one_worker_after_the_other_and_each_serves_until_its_successor_does() -> None:
+    fleet = booted(2)
+    first, second = fleet.alive
+    fleet.reload()
+    assert fleet.reloading
+    assert sorted(fleet.alive.values()) == [0, 0, 1], "one at a time"
+    fleet.boot(103)
+    assert fleet.told[first] == [SIGTERM]
+    assert fleet.in_slot(1) == [second, 104], "the next need not wait until the first has drained"
+    assert fleet.told[second] == []
+    fleet.boot(104)
+    assert fleet.told[second] == [SIGTERM]
+    assert fleet.reloads == 1
+    assert fleet.texts(INFO)[-1] == "Reloaded"
+    fleet.obey()
+    assert list(fleet.alive) == [103, 104]
+
+
+@pytest.mark.parametrize("how", ["it says so", "it dies", "no fork", "it takes too long"])
+def test_a_reload_that_fails_leaves_everything_as_it_was(how: str) -> None:
+    fleet = booted(2, boot=BOOT_TIMEOUT)
+    before = list(fleet.alive)
+    for attempt in range(20):
+        forks, told = fleet.forks, len(fleet.log)
+        fleet.forks_fail_after = forks if how == "no fork" else inf
+        fleet.reload()
+        if how == "it says so":
+            fleet.report(fleet.last_pid, Report.FAILED, "no database")
+            fleet.exit(fleet.last_pid, 3)
+        elif how == "it dies":
+            fleet.exit(fleet.last_pid, -11)
+        elif how == "it takes too long":
+            fleet.pass_time(BOOT_TIMEOUT)
+            assert fleet.told[fleet.last_pid] == [SIGABRT]
+            fleet.exit(fleet.last_pid, -6)
+        assert fleet.reloads == attempt + 1
+        (text,) = [entry.text for entry in fleet.log[told:] if entry.level >= WARNING]
+        assert text.startswith("The reload is abandoned, and who served before goes on. Worker 1 ")
+        fleet.pass_time(100)
+        assert list(fleet.alive) == before
+        assert fleet.forks == forks + 1, "nothing is tried before the next HUP"
+        assert [fleet.told[pid] for pid in before] == [[], []]
+    fleet.forks_fail_after = inf
+    fleet.reload()
+    fleet.boot(fleet.last_pid)
+    fleet.boot(fleet.last_pid)
+    fleet.obey()
+    assert sorted(fleet.alive.values()) == [0, 1]
+    assert not set(before) & set(fleet.alive)
+
+
+def test_a_reload_that_fails_half_way_leaves_what_has_been_replaced() -> None:
+    fleet = booted(2)
+    _, second = fleet.alive
+    fleet.reload()
+    fleet.boot(103)
+    fleet.report(104, Report.FAILED, "no database")
+    fleet.exit(104, 3)
+    fleet.obey()
+    assert list(fleet.alive) == [second, 103]
+
+
+def test_another_hup_begins_the_reload_again_and_ends_who_boots_what_is_outdated() -> None:
+    fleet = booted(2)
+    first, second = fleet.alive
+    fleet.reload()
+    fleet.boot(103)
+    fleet.reload()
+    assert fleet.told[104] == [SIGQUIT]
+    assert fleet.told[103] == [], "it serves"
+    fleet.exit(104, 0)
+    fleet.exit(first, 0)
+    assert fleet.in_slot(0) == [103, 105] or fleet.in_slot(1) == [second, 105]
+    for pid in (105, 106):
+        fleet.boot(pid)
+        fleet.obey()
+    assert list(fleet.alive) == [105, 106]
+    assert fleet.reloads == 1
+
+
+def test_a_reload_waits_for_room_but_not_for_ever() -> None:
+    fleet = booted(1)
+    fleet.reload()
+    fleet.boot(102)
+    fleet.reload()
+    assert list(fleet.alive) == [101, 102], "the one that drains takes the room"
+    fleet.pass_time(TERM_TIMEOUT)
+    assert fleet.told[101] == [SIGTERM, SIGKILL]
+    fleet.exit(101, -9)
+    assert list(fleet.alive) == [102, 103]
+
+
+def test_a_stop_during_a_reload_is_a_stop() -> None:
+    fleet = booted(2)
+    fleet.reload()
+    fleet.stop()
+    assert all(signals == [SIGTERM] for signals in fleet.told.values())
+    fleet.reload()
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
+def test_a_worker_that_dies_during_a_reload_is_replaced_by_a_new_one() -> None:
+    fleet = booted(2)
+    fleet.reload()
+    fleet.exit(102, -9)
+    assert fleet.in_slot(1) == [104], "nobody serves there, so it is not asked whose turn it is"
+    fleet.boot(104)
+    fleet.boot(103)
+    fleet.obey()
+    assert list(fleet.alive) == [103, 104]
+    assert not fleet.reloading
+
+
+def test_a_hup_is_a_new_chance_for_a_slot_that_nobody_could_fill() -> None:
+    fleet = booted(1)
+    fleet.exit(101, -9)
+    for _ in range(4):
+        fleet.exit(fleet.last_pid, 1)
+        fleet.pass_to_deadline()
+    fleet.exit(fleet.last_pid, 1)
+    assert not fleet.alive
+    fleet.reload()
+    assert len(fleet.alive) == 1
+
+
+def test_a_hup_while_the_fleet_boots_begins_that_again() -> None:
+    fleet = MadeUpFleet(2)
+    fleet.boot(101)
+    fleet.reload()
+    assert fleet.told == {101: [], 102: [SIGQUIT], 103: [], 104: []}
+    fleet.boot(103)
+    fleet.boot(104)
+    fleet.obey()
+    assert fleet.announced == 1
+    assert sorted(fleet.alive.values()) == [0, 1]
+    assert not fleet.reloading
+
+
+# -- more slots and fewer
+
+
+def test_a_slot_more_is_opened_and_filled() -> None:
+    fleet = booted(2)
+    fleet.scale(+1)
+    assert fleet.slots == {0, 1, 2}
+    assert fleet.in_slot(2) == [103]
+    assert fleet.route == {0, 1}
+    fleet.boot(103)
+    assert fleet.route == {0, 1, 2}
+
+
+def test_a_slot_that_cannot_be_opened_is_none() -> None:
+    fleet = booted(1)
+    fleet.opens_fail = True
+    fleet.scale(+1)
+    assert fleet.texts() == ["Worker 2 cannot be added: too many open files"]
+    assert fleet.supervisor.size == 1
+    fleet.opens_fail = False
+    fleet.scale(+1)
+    assert fleet.in_slot(1) == [102]
+
+
+def test_a_slot_less_is_steered_around_drained_and_closed_last() -> None:
+    fleet = booted(3)
+    fleet.scale(-1)
+    assert fleet.route == {0, 1}
+    assert fleet.told[103] == [SIGTERM]
+    fleet.exit(103, 0)
+    assert fleet.slots == {0, 1, 2}, "the last handshakes are not over"
+    fleet.pass_time(LAST_HANDSHAKES)
+    assert fleet.slots == {0, 1}
+    fleet.scale(+1)
+    assert fleet.in_slot(2) == [104], "the number is free again"
+
+
+def test_a_slot_that_goes_away_can_come_back() -> None:
+    fleet = booted(2)
+    fleet.scale(-1)
+    fleet.scale(+1)
+    assert fleet.slots == {0, 1}
+    assert fleet.in_slot(1) == [102, 103]
+    fleet.obey()
+    fleet.pass_time(LAST_HANDSHAKES)
+    assert fleet.in_slot(1) == [103]
+
+
+def test_a_slip_of_the_finger_is_bounded() -> None:
+    fleet = booted(2)
+    fleet.scale(+1_000_000)
+    assert fleet.supervisor.size == MOST_WORKERS
+
+
+def test_one_worker_stays() -> None:
+    fleet = booted(1)
+    fleet.scale(-1)
+    assert fleet.told == {101: []}
+    assert fleet.texts(WARNING) == ["There is one worker, and one has to stay"]
+
+
+def test_a_slot_that_goes_away_holds_up_no_reload() -> None:
+    fleet = booted(2)
+    fleet.reload()
+    fleet.scale(-1)
+    fleet.boot(103)
+    assert not fleet.reloading
+
+
+# -- another master
+
+
+def test_a_successor_that_serves_ends_this_fleet_which_hands_over_and_closes_nothing() -> None:
+    fleet = booted(2, delay=10.0)
+    fleet.upgrade()
+    assert fleet.told == {101: [], 102: []}
+    fleet.succeed()
+    assert fleet.told == {101: [SIGTERM], 102: [SIGTERM]}, "and without a delay: it is not a stop for clients"
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
+def test_a_successor_that_fails_changes_nothing_and_there_may_be_another() -> None:
+    fleet = booted(2)
+    for _ in range(3):
+        fleet.upgrade()
+        fleet.upgrade()
+        fleet.fail_to_succeed()
+        assert fleet.texts()[-1] == (
+            "The upgrade is abandoned, and this master goes on: the new one exited with code 3"
+        )
+        fleet.pass_time(1000)
+    assert fleet.told == {101: [], 102: []}
+    assert fleet.listening
+
+
+def test_a_successor_that_takes_too_long_is_stopped() -> None:
+    fleet = booted(1, boot=BOOT_TIMEOUT)
+    fleet.upgrade()
+    fleet.pass_time(BOOT_TIMEOUT + SUCCESSION)
+    assert fleet.successor == "told to stop"
+    fleet.fail_to_succeed()
+    assert fleet.told == {101: []}
+
+
+def test_a_slot_that_goes_away_stays_while_a_successor_may_use_its_listeners() -> None:
+    fleet = booted(2)
+    fleet.scale(-1)
+    fleet.obey()
+    fleet.upgrade()
+    fleet.scale(+1)
+    fleet.pass_time(2 * LAST_HANDSHAKES)
+    assert fleet.slots == {0, 1}
+    assert fleet.texts(WARNING) == ["The number of workers stays while a successor starts"]
+    fleet.fail_to_succeed()
+    assert fleet.slots == {0}
+
+
+def test_a_stop_stops_the_successor_too() -> None:
+    fleet = booted(1)
+    fleet.upgrade()
+    fleet.stop()
+    assert (fleet.successor, fleet.told) == ("told to stop", {101: [SIGTERM]})
+    fleet.succeed()
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
+# -- event loops that stand still
+
+
+def test_a_worker_that_stands_still_is_steered_around_told_of_aborted_and_killed() -> None:
+    fleet = booted(2)
+    stuck, _ = fleet.alive
+    fleet.hold_still(stuck)
+    fleet.pass_time(SILENCE)
+    assert fleet.route == {1}
+    assert fleet.asked == [stuck]
+    assert fleet.texts(INFO) == []
+    fleet.pass_time(STACKS)
+    assert fleet.texts(WARNING) == [f"Worker 1 (pid {stuck}) has not run its event loop for 4 s"]
+    assert fleet.told[stuck] == []
+    fleet.pass_time(HEALTHCHECK - SILENCE - STACKS)
+    assert fleet.told[stuck] == [SIGABRT]
+    assert fleet.texts(WARNING)[-1] == (
+        f"Worker 1 (pid {stuck}) has not run its event loop for 30 s (--timeout-worker-healthcheck); starting another"
+    )
+    assert len(fleet.in_slot(0)) == 2, "its successor takes its queue at once"
+    fleet.boot(103)
+    assert fleet.route == {0, 1}
+    fleet.pass_time(ABORT)
+    assert fleet.told[stuck] == [SIGABRT, SIGKILL]
+
+
+def test_a_worker_that_runs_again_is_as_good_as_any() -> None:
+    fleet = booted(2)
+    fleet.hold_still(101)
+    fleet.pass_time(10)
+    assert fleet.route == {1}
+    fleet.still.clear()
+    fleet.tick(0.5)
+    assert fleet.route == {0, 1}
+    assert fleet.texts(INFO)[-1] == "Worker 1 (pid 101) runs its event loop again, after 10 s"
+    fleet.pass_time(100)
+    assert fleet.told[101] == []
+
+
+def test_who_was_away_is_not_told_that_everybody_else_was() -> None:
+    """The machine, or the master, was stopped: SIGSTOP, a debugger, a suspended virtual machine."""
+    fleet = booted(2, boot=BOOT_TIMEOUT)
+    fleet.reload()
+    for pid in (101, 102):
+        fleet.hold_still(pid)
+    fleet.tick(3600)
+    assert fleet.route == {0, 1}
+    assert fleet.told == {101: [], 102: [], 103: []}
+    fleet.pass_time(SILENCE)
+    assert fleet.route == frozenset(), "but from then on, time counts"
+
+
+def test_a_worker_that_boots_for_long_is_not_taken_for_one_that_stands_still() -> None:
+    fleet = booted(1, boot=BOOT_TIMEOUT)
+    fleet.exit(101, -9)
+    fleet.still.add(102)
+    fleet.pass_time(BOOT_TIMEOUT - 1)
+    assert fleet.told[102] == []
+    fleet.pass_time(1)
+    assert fleet.told[102] == [SIGABRT]
+    assert fleet.texts()[-1] == (
+        "Worker 1 (pid 102) is given up; starting another in 1 s:"
+        " it has not started within 120 s (--timeout-worker-boot)"
+    )
+
+
+def test_a_fleet_that_does_not_boot_in_time_is_stopped() -> None:
+    fleet = MadeUpFleet(2, boot=BOOT_TIMEOUT)
+    fleet.boot(101)
+    fleet.pass_time(BOOT_TIMEOUT)
+    assert fleet.told == {101: [SIGTERM], 102: [SIGABRT]}
+    fleet.exit(101, 0)
+    fleet.exit(102, -6)
+    assert fleet.exit_code == 3
+
+
+def test_the_stacks_of_who_died_of_a_fatal_signal_are_told() -> None:
+    fleet = booted(1)
+    del fleet.alive[101]
+    fleet.perform(fleet.supervisor.exited(101, -11, fleet.now, 0, "in main"))
+    assert fleet.texts(WARNING) == [
+        "Worker 1 (pid 101) was killed by signal 11 (SIGSEGV); starting another: it was here\nin main"
+    ]
+
+
+# -- more ways to stop
+
+
+def test_a_delayed_stop_says_goodbye_first() -> None:
+    fleet = booted(2, delay=10.0)
+    fleet.stop()
+    assert (fleet.listening, list(fleet.told.values())) == (True, [[SIGUSR2]] * 2)
+    fleet.pass_time(10)
+    assert (fleet.listening, list(fleet.told.values())) == (False, [[SIGUSR2, SIGTERM]] * 2)
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
+def test_a_second_stop_ends_the_delay() -> None:
+    fleet = booted(1, delay=10.0)
+    fleet.stop()
+    fleet.stop()
+    assert not fleet.listening
+    assert fleet.told[101] == [SIGUSR2, SIGTERM]
+
+
+def test_a_quit_cuts_short_at_once() -> None:
+    fleet = booted(2, delay=10.0)
+    fleet.perform(fleet.supervisor.quit_requested(fleet.now))
+    assert list(fleet.told.values()) == [[SIGQUIT]] * 2
+    fleet.perform(fleet.supervisor.quit_requested(fleet.now))
+    assert list(fleet.told.values()) == [[SIGQUIT, SIGKILL]] * 2
+
+
+def test_everybody_reopens_the_logs() -> None:
+    fleet = booted(2)
+    fleet.perform(fleet.supervisor.reopen_requested(fleet.now))
+    assert list(fleet.told.values()) == [[SIGUSR1]] * 2
+
+
 def test_exits_are_described_in_words() -> None:
     assert describe_exit(1) == "exited with code 1"
     assert describe_exit(-9) == "was killed by signal 9 (SIGKILL)"
@@ -389,17 +931,18 @@ def test_exits_are_described_in_words() -> None:
 
 
 class AnyOrderOfEvents(RuleBasedStateMachine):
-    """Workers boot, fail, retire, crash, obey or ignore; forks fail; users stop; time passes. What must hold, always holds."""
+    """Workers boot, fail, retire, crash, stand still, obey or ignore; forks fail; users reload, scale and stop; time passes.
+    What must hold, always holds."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fleet = MadeUpFleet(3)
+        self.fleet = MadeUpFleet(3, delay=5.0, boot=BOOT_TIMEOUT)
         self.states: dict[int, Worker] = {}  # as each worker would tell; absent: booting
 
     def legal(self, pid: int) -> list[Report]:
         """What this worker can say next. One that was told to go may say what it said anyway."""
         state = self.states.get(pid, Worker.BOOTING)
-        return [report for (before, report) in WORKER if before is state]
+        return [report for (before, report) in REPORTED if before is state]
 
     def pick(self, data: st.DataObject, pids: list[int]) -> int:
         return data.draw(st.sampled_from(sorted(pids)), "pid")
@@ -413,7 +956,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     def some_worker_reports(self, data: st.DataObject) -> None:
         pid = self.pick(data, [pid for pid in self.fleet.alive if self.legal(pid)])
         report = data.draw(st.sampled_from(self.legal(pid)), "report")
-        self.states[pid] = WORKER[self.states.get(pid, Worker.BOOTING), report]
+        self.states[pid] = REPORTED[self.states.get(pid, Worker.BOOTING), report]
         self.fleet.report(pid, report, "cause")
 
     @precondition(lambda self: self.fleet.alive)
@@ -421,15 +964,77 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     def some_worker_exits(self, data: st.DataObject, returncode: int) -> None:
         self.fleet.exit(self.pick(data, list(self.fleet.alive)), returncode)
 
+    @precondition(lambda self: self.fleet.alive)
+    @rule(data=st.data())
+    def some_event_loop_stops_or_runs_again(self, data: st.DataObject) -> None:
+        self.fleet.still ^= {self.pick(data, list(self.fleet.alive))}
+
     @precondition(lambda self: not self.is_over)
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 29.0, 31.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
         self.fleet.pass_time(seconds)
 
-    @precondition(lambda self: not self.is_over and self.fleet.supervisor.next_deadline() is not None)
+    @precondition(lambda self: not self.is_over)
     @rule()
-    def master_wakes_at_the_deadline(self) -> None:
-        assert self.fleet.pass_to_deadline() > 0, "a deadline that has passed would make the master spin"
+    def everything_stands_still_for_an_hour(self) -> None:
+        told = {pid: list(signals) for pid, signals in self.fleet.told.items()}
+        self.fleet.still |= set(self.fleet.alive)
+        self.fleet.tick(3600.0)
+        assert all(self.fleet.told[pid] == signals for pid, signals in told.items() if pid in self.fleet.alive) or (
+            self.fleet.supervisor.fleet is not Fleet.RUNNING
+        )
+
+    @precondition(lambda self: self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING))
+    @rule()
+    def all_goes_well_for_a_while(self) -> None:
+        """Then every slot is served by one worker, of the latest edition, and nothing is under way."""
+        fleet = self.fleet
+        fleet.forks_fail_after = inf
+        fleet.still.clear()
+        if fleet.successor is not None:
+            fleet.fail_to_succeed()
+        for _ in range(12):
+            for pid in list(fleet.alive):
+                if fleet.told[pid] or self.states.get(pid) is Worker.FAILED:
+                    fleet.exit(pid, 0)
+                elif pid not in self.states:
+                    self.states[pid] = Worker.SERVING
+                    fleet.boot(pid)
+            fleet.pass_time(31.0)
+        assert sorted(fleet.alive.values()) == sorted(fleet.slots)
+        assert fleet.route == fleet.slots
+        assert not fleet.reloading
+
+    @precondition(lambda self: not self.is_over)
+    @rule()
+    def user_reloads(self) -> None:
+        self.fleet.reload()
+
+    @precondition(lambda self: not self.is_over)
+    @rule(by=st.sampled_from([-3, -1, +1]), fail=st.booleans())
+    def user_scales(self, by: int, fail: bool) -> None:
+        self.fleet.opens_fail = fail
+        if by < 0 or len(self.fleet.slots) < 5:
+            self.fleet.scale(by)
+
+    @precondition(lambda self: not self.is_over)
+    @rule()
+    def user_upgrades(self) -> None:
+        if self.fleet.successor is None:
+            self.fleet.upgrade()
+
+    @precondition(lambda self: not self.is_over and self.fleet.successor is not None)
+    @rule(serves=st.booleans())
+    def successor_serves_or_ends(self, serves: bool) -> None:
+        if serves:
+            self.fleet.succeed()
+        else:
+            self.fleet.fail_to_succeed()
+
+    @precondition(lambda self: not self.is_over)
+    @rule()
+    def user_quits(self) -> None:
+        self.fleet.perform(self.fleet.supervisor.quit_requested(self.fleet.now))
 
     @precondition(lambda self: not self.is_over)
     @rule()
@@ -442,16 +1047,43 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @invariant()
     def a_slot_has_one_worker_or_a_pair(self) -> None:
-        told = {pid for pid, signals in self.fleet.told.items() if signals}
-        for slot in range(self.fleet.slots):
+        for slot in self.fleet.slots:
             pids = self.fleet.in_slot(slot)
             assert len(pids) <= 2
-            staying = [p for p in pids if p not in told and self.states.get(p) is not Worker.RETIRING]
-            assert len(staying) <= 1, "two workers that both mean to stay"
+            serving = [p for p in pids if self.states.get(p) is Worker.SERVING and not self.fleet.told[p]]
+            assert len(serving) <= 1 or serving[-1] in self.fleet.asked, "two workers that both mean to stay"
+
+    @invariant()
+    def one_slot_at_a_time_has_a_successor_that_boots(self) -> None:
+        booting = [pid for pid in self.fleet.alive if pid not in self.states and not self.fleet.told[pid]]
+        heirs = [
+            pid
+            for pid in booting
+            if any(
+                self.states.get(other) is Worker.SERVING and not self.fleet.told[other]
+                for other in self.fleet.in_slot(self.fleet.alive[pid])
+            )
+        ]
+        assert len(heirs) <= 1
+
+    @invariant()
+    def connections_are_routed_to_who_serves(self) -> None:
+        if self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING):
+            for slot in self.fleet.route:
+                pids = self.fleet.in_slot(slot)
+                assert any(self.states.get(pid) is Worker.SERVING and not self.fleet.told[pid] for pid in pids)
+
+    @invariant()
+    def there_is_always_a_slot(self) -> None:
+        if self.fleet.listening:
+            assert self.fleet.supervisor.size >= 1
 
     @invariant()
     def an_empty_slot_is_filled_in_bounded_time(self) -> None:
-        if self.fleet.listening and not all(self.fleet.in_slot(slot) for slot in range(self.fleet.slots)):
+        closing = {number for number, slot in self.fleet.supervisor._slots.items() if slot.is_closing}
+        if self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING) and not all(
+            self.fleet.in_slot(slot) for slot in self.fleet.slots - closing
+        ):
             deadline = self.fleet.supervisor.next_deadline()
             assert deadline is not None
             assert 0 < deadline - self.fleet.now <= RESPAWN_DELAYS[-1]
@@ -462,11 +1094,11 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             if self.fleet.told[pid] and SIGKILL not in self.fleet.told[pid]:
                 deadline = self.fleet.supervisor.next_deadline()
                 assert deadline is not None
-                assert deadline - self.fleet.now <= TERM_TIMEOUT
+                assert 0 < deadline - self.fleet.now <= TERM_TIMEOUT
 
     @invariant()
     def signals_only_get_stronger(self) -> None:
-        degrees = [SIGTERM, SIGQUIT, SIGKILL]
+        degrees = list(ORDERS.values())
         for signals in self.fleet.told.values():
             order = [degrees.index(sent) for sent in signals]
             assert order == sorted(set(order))
@@ -489,8 +1121,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         for _ in range(20):
             if self.is_over:
                 break
-            if self.fleet.supervisor.next_deadline() is not None:
-                self.fleet.pass_to_deadline()
+            self.fleet.pass_time(TERM_TIMEOUT)
             for pid in [pid for pid in self.fleet.alive if SIGKILL in self.fleet.told[pid]]:
                 self.fleet.exit(pid, -9)
         assert self.is_over, "the stop does not end"

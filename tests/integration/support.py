@@ -162,8 +162,9 @@ class Program:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         open_files: int | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
-        """Start `command`; `open_files` is the RLIMIT_NOFILE it gets (None: ours)."""
+        """Start `command`; `open_files` is the RLIMIT_NOFILE it gets (None: ours), `pass_fds` are files it inherits."""
 
         def limit_open_files() -> None:
             if open_files is not None:
@@ -178,6 +179,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=pass_fds,
             preexec_fn=limit_open_files,
         )
         self.output = Output(stdout=self.process.stdout, stderr=self.process.stderr)

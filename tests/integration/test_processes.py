@@ -10,15 +10,23 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGSTOP, SIGTERM
 
 import psutil
 import pytest
 
+from tests.integration.fleet import (
+    Control,
+    Load,
+    await_successor,
+    children_of,
+    is_gone,
+    title_of,
+    workers_of,
+)
 from tests.integration.support import (
     ROOT,
     Client,
@@ -37,27 +45,6 @@ APP = "tests.integration.apps.processes:app"
 # Once in a run of the suite's variants is enough for what takes long or does not depend on loop and poller.
 once = pytest.mark.skipif(bool(variant_options()), reason="independent of loop and poller")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-
-
-class Control:
-    """The test's side of the application's board of notes."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def boot(self, how: str) -> None:
-        (self.directory / "boot").write_text(how)
-
-    def go(self) -> None:
-        (self.directory / "go").touch()
-
-    def pids(self, what: str) -> list[int]:
-        """The processes that have left the note."""
-        return [int(file.name.rpartition("-")[2]) for file in self.directory.glob(f"{what}-*")]
-
-    def wait_for(self, what: str, count: int = 1) -> list[int]:
-        eventually(lambda: len(self.pids(what)) >= count, f"{count} notes of {what!r}")
-        return self.pids(what)
 
 
 @pytest.fixture
@@ -82,37 +69,6 @@ def starting(control: Control, *options: str, workers: int = 2) -> Iterator[Serv
     finally:
         if server.process.poll() is None:
             server.kill()
-
-
-def title_of(pid: int) -> str:
-    with contextlib.suppress(psutil.Error):
-        return " ".join(psutil.Process(pid).cmdline()).rstrip()
-    return ""
-
-
-def children_of(pid: int) -> list[int]:
-    with contextlib.suppress(psutil.Error):
-        return [child.pid for child in psutil.Process(pid).children()]
-    return []
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-def workers_of(server: Server) -> dict[int, int]:
-    """The workers that are not draining: pid by number."""
-    found = {}
-    for pid in children_of(server.pid):
-        if match := re.fullmatch(r"ladybug: worker (\d+) \[.*\]", title_of(pid)):
-            found[int(match[1])] = pid
-    return found
-
-
-def await_successor(server: Server, number: int, old: int) -> int:
-    """The pid of the worker that took the place of `old`, once it is ready."""
-    server.output.wait_for(rf"Worker {number} \(pid (?!{old}\b)\d+\) is ready")
-    return workers_of(server)[number]
 
 
 # -- what a fleet looks like
@@ -200,7 +156,7 @@ def test_the_master_is_small_and_carries_no_event_loop(control: Control) -> None
 
 
 @linux
-def test_an_idle_master_does_not_wake_up(control: Control) -> None:
+def test_an_idle_master_wakes_up_for_nothing_but_a_pulse(control: Control) -> None:
     def switches() -> int:
         status = Path(f"/proc/{server.pid}/status").read_text()
         return sum(int(count) for count in re.findall(r"ctxt_switches:\s+(\d+)", status))
@@ -208,8 +164,8 @@ def test_an_idle_master_does_not_wake_up(control: Control) -> None:
     with fleet(control, workers=2) as server:
         eventually(lambda: psutil.Process(server.pid).status() == psutil.STATUS_SLEEPING, "the master to sleep")
         before = switches()
-        time.sleep(1.5)  # nothing happens, and only time can show it; longer than a heartbeat
-        assert switches() == before
+        time.sleep(4.5)  # nothing happens, and only time can show it; longer than the silence after which it listens
+        assert switches() - before <= 4
 
 
 # -- boot
@@ -342,56 +298,6 @@ def test_a_replacement_that_cannot_start_leaves_the_others_serving(control: Cont
         assert workers_of(server)[1] == first
         control.boot("")
         await_successor(server, 2, second)
-
-
-class Load:
-    """Clients that send requests one after the other and write down every one that was not answered."""
-
-    def __init__(self, server: Server, *, closing: int, keeping: int) -> None:
-        self.server = server
-        self.answers: list[int] = []
-        self.failures: list[BaseException] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(self._closing,)) for _ in range(closing)]
-        self._threads += [threading.Thread(target=self._run, args=(self._keeping,)) for _ in range(keeping)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_for_answers(self, count: int) -> None:
-        enough = len(self.answers) + count
-        eventually(lambda: len(self.answers) >= enough, f"{count} more answers")
-
-    def _run(self, one_turn: Callable[[], None]) -> None:
-        while not self._stop.is_set():
-            try:
-                one_turn()
-            except ConnectionRefusedError as error:
-                self.failures.append(error)
-                return
-            except (OSError, Truncated, AssertionError) as error:
-                self.failures.append(error)
-
-    def _closing(self) -> None:
-        """A connection for each request."""
-        with self.server.connect() as client:
-            self.answers.append(client.request("/", headers=["Connection: close"]).value())
-
-    def _keeping(self) -> None:
-        """Requests on one connection until the server says it closes."""
-        with self.server.connect() as client:
-            while not self._stop.is_set():
-                response = client.request("/")
-                self.answers.append(response.value())
-                if response.closes:
-                    return
 
 
 def test_a_worker_killed_under_load_loses_only_what_ran_in_it(control: Control) -> None:

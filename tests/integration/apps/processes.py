@@ -145,7 +145,62 @@ async def orphan(scope: Scope, send: Send) -> None:
     await respond(send, output.strip())
 
 
+async def stream(scope: Scope, send: Send) -> None:
+    """A response in twenty pieces."""
+    headers = [(b"x-worker", b"%d" % os.getpid())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for number in range(20):
+        await send({"type": "http.response.body", "body": b"%04d" % number, "more_body": True})
+        await asyncio.sleep(0.01)
+    await send({"type": "http.response.body"})
+
+
+async def events(scope: Scope, send: Send) -> None:
+    """A response without an end."""
+    await send({"type": "http.response.start", "status": 200})
+    note("streaming")
+    while True:
+        await send({"type": "http.response.body", "body": b"tick", "more_body": True})
+        await asyncio.sleep(0.05)
+
+
+async def pause(scope: Scope, send: Send) -> None:
+    """Block the loop for as many seconds as the query says."""
+    note("blocking")
+    time.sleep(float(scope["query_string"]))  # noqa: ASYNC251 - that is the point
+    await respond_value(send, os.getpid())
+
+
+async def environment(scope: Scope, send: Send) -> None:
+    """A variable."""
+    await respond_value(send, os.environ.get(scope["query_string"].decode()))
+
+
+async def grow(scope: Scope, send: Send) -> None:
+    """Hold 64 MiB more."""
+    _held.append(b"x" * (64 << 20))
+    await respond_value(send, os.getpid())
+
+
+async def upload(receive: Receive, send: Send) -> None:
+    """Read the body, and say who has and how much it was."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    await respond_value(send, (os.getpid(), size))
+
+
+_held: list[bytes] = []
+
 ROUTES = {
+    "/stream": stream,
+    "/events": events,
+    "/pause": pause,
+    "/environment": environment,
+    "/grow": grow,
     "/wait": wait,
     "/block": block,
     "/spin": spin,
@@ -160,6 +215,8 @@ ROUTES = {
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
+    elif scope["path"] == "/upload":
+        await upload(receive, send)
     elif scope["path"] in ROUTES:
         await ROUTES[scope["path"]](scope, send)
     else:

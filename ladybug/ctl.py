@@ -1,0 +1,215 @@
+"""The command `ladybug ctl`: asks the master of a running server, over its control socket, and prints what it answers.
+
+Exit codes: 0 done; 1 the server refuses; 2 wrong command line, or it does not say which of several servers is meant; 3 no
+server was reached.
+
+Rule: whatever goes wrong ends with a sentence that says what to do.
+"""
+
+import json
+import unicodedata
+from typing import Any
+
+import click
+
+from ladybug.config import Config
+from ladybug.control import Refused, SlotStatus, Status, WorkerStatus, ask, directories, running
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+COLUMNS = (
+    *("SLOT", "PID", "GENERATION", "STATE", "AGE", "HEARD", "CONNECTIONS", "RUNNING", "REQUESTS", "MEMORY", "WAITING"),
+    "RESTARTS",
+)
+
+
+class RefusedByServer(click.ClickException):
+    exit_code = 1
+
+
+class SeveralServers(click.ClickException):
+    exit_code = 2
+
+
+class NotReached(click.ClickException):
+    exit_code = 3
+
+
+@click.group()
+def ctl() -> None:
+    """Ask a running server, or tell it what to do.
+
+    The server is found by itself if you run one; otherwise say which with --control-socket.
+    """
+
+
+which = click.option(
+    "--control-socket",
+    "path",
+    metavar="PATH",
+    # As for the server: what its environment says, this command in the same environment heeds.
+    envvar=Config.control_socket.env,
+    help="The control socket of the server, as it was given to the server.",
+)
+
+
+@ctl.command()
+@which
+@click.option("--json", "as_json", is_flag=True, help="Print what the server answers, for programs.")
+def status(path: str | None, as_json: bool) -> None:
+    """Print what the workers are doing."""
+    answer = tell(path, "status")
+    click.echo(json.dumps(answer, indent=2) if as_json else printable(table(answer)))
+
+
+@ctl.command()
+@which
+def reload(path: str | None) -> None:
+    """Replace all workers with new ones, which import the application anew; nobody is turned away meanwhile."""
+    click.echo(printable(tell(path, "reload")["text"]))
+
+
+@ctl.command()
+@which
+def stop(path: str | None) -> None:
+    """Stop the server gracefully; a second time cuts short what still runs."""
+    click.echo(printable(tell(path, "stop")["text"]))
+
+
+@ctl.command()
+@which
+@click.argument("workers", type=click.IntRange(1))
+def scale(path: str | None, workers: int) -> None:
+    """Have WORKERS worker processes from now on."""
+    click.echo(printable(tell(path, "scale", workers=workers)["text"]))
+
+
+@ctl.command()
+@which
+def upgrade(path: str | None) -> None:
+    """Start the server that is installed now, and have it take over."""
+    click.echo(printable(tell(path, "upgrade")["text"]))
+
+
+def tell(path: str | None, command: str, **arguments: Any) -> Any:
+    """The answer of the server that is meant. Raises what ends this command."""
+    path = path if path not in (None, "", "auto") else the_only_server()
+    if path == "off":
+        raise NotReached("Its control socket is off: start it with another --control-socket.")
+    try:
+        return ask(path, command, **arguments)
+    except Refused as error:
+        raise RefusedByServer(str(error)) from None
+    except OSError as error:
+        raise NotReached(why_not(path, error)) from None
+
+
+def why_not(path: str, error: OSError) -> str:
+    """Why the server at `path` could not be asked, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path} is not there: the server has stopped, or its --control-socket is another."
+    if isinstance(error, ConnectionRefusedError):
+        return f"{path} is left over from a server that is gone: start it again."
+    if isinstance(error, PermissionError):
+        return f"{path} belongs to another user: run this command as that user."
+    if isinstance(error, TimeoutError):
+        return f"{path} does not answer: the server is stopped (SIGSTOP), or the machine overloaded."
+    return f"{path} cannot be asked: {error.strerror or error}."
+
+
+def the_only_server() -> str:
+    """The control socket of this user's server. Raises SeveralServers, or NotReached if there is none."""
+    paths = running()
+    if len(paths) == 1:
+        return paths[0]
+    if paths:
+        listed = "\n".join(f"  --control-socket {path}    {describe(path)}" for path in paths)
+        raise SeveralServers(f"There are several servers; say which one:\n{printable(listed)}")
+    raise NotReached(
+        f"No server of this user was found (looked in {', '.join(directories())}). Run this command as the server's user, or"
+        " give its --control-socket. A server with --workers 0 has none."
+    )
+
+
+def describe(path: str) -> str:
+    try:
+        answer = ask(path, "status", timeout=1.0)
+        return f"{answer['app']} on {', '.join(answer['addresses'])} (pid {answer['pid']})"
+    except (OSError, Refused, KeyError, TypeError) as error:
+        return f"does not say what it is: {error}"
+
+
+# -- words
+
+
+def table(status: Status) -> str:
+    """The whole status for people: a headline, a line for each worker, and what was remarkable."""
+    lines = [
+        f"Ladybug {status['version']} (pid {status['pid']}) serving {status['app']} on {', '.join(status['addresses'])}",
+        f"{status['state']} for {duration(status['age'])}, {count(status['workers'], 'worker')}",
+        "",
+    ]
+    rows = [COLUMNS, *(row for slot in status["slots"] for row in slot_rows(slot))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    remarks = [remark for slot in status["slots"] for remark in slot_remarks(slot)]
+    if status["message"]:
+        remarks.append(status["message"])
+    return "\n".join([*lines, *([""] if remarks else []), *remarks])
+
+
+def slot_rows(slot: SlotStatus) -> list[tuple[str, ...]]:
+    """A line for each worker of a slot. What concerns the slot stands on the first; without a worker there is one too."""
+    waiting = "" if slot["waiting"] is None else str(slot["waiting"])
+    own = [(waiting, str(sum(slot["restarts"].values())))] + [("", "")] * len(slot["workers"])
+    workers = [worker_cells(worker) for worker in slot["workers"]] or [("", "", "empty") + ("",) * 6]
+    return [(str(slot["slot"]), *cells, *rest) for cells, rest in zip(workers, own, strict=False)]
+
+
+def worker_cells(worker: WorkerStatus) -> tuple[str, ...]:
+    return (
+        str(worker["pid"]),
+        str(worker["generation"]),
+        worker["state"],
+        duration(worker["age"]),
+        f"{duration(worker['silent'])} ago",
+        str(worker["connections"]),
+        str(worker["in_flight"]),
+        str(worker["requests"]),
+        "" if worker["memory"] is None else f"{worker['memory'] / 2**20:.0f} MiB",
+    )
+
+
+def slot_remarks(slot: SlotStatus) -> list[str]:
+    remarks = []
+    if not slot["receiving"]:
+        remarks.append(f"Slot {slot['slot']} gets no new connections now.")
+    if slot["restarts"]:
+        reasons = ", ".join(
+            f"{reason}{f' ({times} times)' if times > 1 else ''}" for reason, times in slot["restarts"].items()
+        )
+        remarks.append(f"Slot {slot['slot']} was restarted: {reasons}.")
+    return remarks
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 3 s, 2 min 5 s, 4 h 10 min, 12 d 3 h."""
+    whole = max(0, int(seconds))
+    for unit, name, smaller, smaller_name in (
+        (DAY, "d", HOUR, "h"),
+        (HOUR, "h", MINUTE, "min"),
+        (MINUTE, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")
+    return f"{whole} s"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Without control characters other than line ends: another user's server must not command this terminal."""
+    return "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else "?" for c in text)

@@ -1,0 +1,160 @@
+"""Places: where the connections of each slot wait, and who gets them.
+
+A place is what a slot keeps while its workers come and go: listeners, and the channel for rescued connections. `Places` holds
+all of them, as the master does, and does what the supervisor's Route means:
+
+    route(slots)        the kernel gives new connections to these; what waits elsewhere is theirs as well
+    rescue(now)         move some of that; poll for `interests`, and call it again by `next_deadline`
+    open, close_when_empty      slots come and go
+
+Rule: a listener is closed when its queue is empty and nothing new gets there. Until then it is looked after.
+"""
+
+import select
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ladybug.listeners import close_listeners, is_shared, join_listeners, turn_away
+from ladybug.rescue import MOST_PER_CALL, Channel, Rescuer
+from ladybug.steering import Steering
+
+if TYPE_CHECKING:
+    from ladybug.config import Config
+
+# Seconds until connections are looked at again that nobody had room for.
+NO_ROOM = 0.05
+
+
+class Place:
+    """What belongs to one slot; `own` are the listeners that it shares with no other slot."""
+
+    def __init__(self, listeners: list[socket.socket], *, shared: bool) -> None:
+        self.listeners = listeners
+        self.own = [] if shared else listeners
+        self.channel = Channel()
+
+    @property
+    def fds(self) -> list[int]:
+        """Readable while something waits here, and nowhere else."""
+        return [self.channel.fd, *(listener.fileno() for listener in self.own)]
+
+    @property
+    def is_empty(self) -> bool:
+        poll = select.poll()
+        for fd in self.fds:
+            poll.register(fd, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self.channel.close()
+        close_listeners([self.own])
+
+
+class Places:
+    """All of them.
+
+    listeners   `[slot][bind]`, as `open_listeners` gives them
+    inherited   from a predecessor, which has steered them as it liked
+    """
+
+    def __init__(self, config: "Config", listeners: list[list[socket.socket]], *, inherited: bool = False) -> None:
+        self._config = config
+        self._is_shared = is_shared(config)
+        self._places = {slot: Place(of_slot, shared=self._is_shared) for slot, of_slot in enumerate(listeners)}
+        self._steering = Steering(listeners, inherited=inherited)
+        self._rescuer = Rescuer()
+        self.receiving = frozenset[int]()
+        self._closing: set[int] = set()
+        self._rescue_at = 0.0
+
+    def get(self, slot: int) -> Place | None:
+        return self._places.get(slot)
+
+    def in_order(self) -> list[list[socket.socket]]:
+        """The listeners, slots in the order in which the kernel counts them: for a successor."""
+        return [self._places[slot].listeners for slot in self._steering.order if slot in self._places]
+
+    # -- coming and going
+
+    def open(self, slot: int) -> None:
+        """A slot more, beside any other. Raises OSError."""
+        beside = next(iter(self._places.values()))
+        place = Place(join_listeners(self._config, beside.listeners), shared=self._is_shared)
+        self._places[slot] = place
+        self._steering.add(slot, place.listeners)
+        self._steering.steer(self.receiving)
+
+    def close_when_empty(self, slot: int) -> None:
+        """A slot less; `rescue` tells when that is done."""
+        self._closing.add(slot)
+
+    def turn_away(self) -> None:
+        """Let no new connection in, anywhere."""
+        turn_away(self._config, [place.listeners for place in self._places.values()])
+
+    def close(self) -> None:
+        """Close all of them in this process."""
+        for place in self._places.values():
+            place.close()
+            close_listeners([place.listeners])
+        self._places.clear()
+        self.receiving = frozenset()
+        self._rescuer.close()
+
+    def keep_only(self, slot: int) -> Place:
+        """In a worker: this one is its own, the others are its master's."""
+        mine = self._places.pop(slot)
+        for place in self._places.values():
+            place.close()
+        self._rescuer.close()
+        return mine
+
+    # -- who gets what
+
+    def route(self, slots: frozenset[int]) -> None:
+        """From now on these get everything, if there are any."""
+        self.receiving = slots
+        self._rescue_at = 0.0
+        self._steering.steer(slots)
+
+    def route_again(self) -> None:
+        """Somebody else has steered meanwhile."""
+        self._steering.forget()
+        self._steering.steer(self.receiving)
+
+    def interests(self, now: float) -> Iterator[int]:
+        """Descriptors that are readable when there is something to rescue."""
+        if now >= self._rescue_at:
+            for slot in self._left_alone():
+                yield from self._places[slot].fds
+
+    def next_deadline(self, now: float) -> float | None:
+        return self._rescue_at if self._rescue_at > now else None
+
+    def rescue(self, now: float) -> list[int]:
+        """Give some of what waits where nobody takes it to those who do. Returns the slots that are closed by now."""
+        if now < self._rescue_at:
+            return []
+        closed = []
+        to = [self._places[slot].channel for slot in sorted(self.receiving)]
+        for slot in self._left_alone():
+            place = self._places[slot]
+            moved = self._rescuer.rescue(place.own, place.channel, to)
+            if not place.is_empty:
+                if moved < MOST_PER_CALL:
+                    self._rescue_at = now + NO_ROOM
+            elif slot in self._closing:
+                self._close(slot)
+                closed.append(slot)
+        return closed
+
+    def _left_alone(self) -> list[int]:
+        """Slots whose queues nobody empties, while somebody else could."""
+        return [slot for slot in self._places if slot not in self.receiving] if self.receiving else []
+
+    def _close(self, slot: int) -> None:
+        self._closing.discard(slot)
+        self._places.pop(slot).close()
+        self._steering.remove(slot)
+        self._steering.steer(self.receiving)

@@ -1,0 +1,144 @@
+"""A fleet seen from outside: who its processes are, a board of notes between them and the test, and clients that count."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.integration.support import Server, Truncated, eventually
+
+# What /stream answers, in pieces.
+STREAMED = b"".join(b"%04d" % number for number in range(20))
+
+
+class Control:
+    """The test's side of the application's board of notes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def boot(self, how: str) -> None:
+        (self.directory / "boot").write_text(how)
+
+    def go(self) -> None:
+        (self.directory / "go").touch()
+
+    def pids(self, what: str) -> list[int]:
+        """The processes that have left the note."""
+        return [int(file.name.rpartition("-")[2]) for file in self.directory.glob(f"{what}-*")]
+
+    def wait_for(self, what: str, count: int = 1) -> list[int]:
+        eventually(lambda: len(self.pids(what)) >= count, f"{count} notes of {what!r}")
+        return self.pids(what)
+
+
+def title_of(pid: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline()).rstrip()
+    return ""
+
+
+def children_of(pid: int) -> list[int]:
+    with contextlib.suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def workers_of(server: Server) -> dict[int, int]:
+    """The workers that are not draining: pid by number."""
+    found = {}
+    for pid in children_of(server.pid):
+        if match := re.fullmatch(r"ladybug: worker (\d+) \[.*\]", title_of(pid)):
+            found[int(match[1])] = pid
+    return found
+
+
+def await_successor(server: Server, number: int, old: int) -> int:
+    """The pid of the worker that took the place of `old`, once it is ready."""
+    server.output.wait_for(rf"Worker {number} \(pid (?!{old}\b)\d+\) is ready")
+    return workers_of(server)[number]
+
+
+class Load:
+    """Clients that send requests one after the other and write down every one that was not answered."""
+
+    def __init__(
+        self, server: Server, *, closing: int = 0, keeping: int = 0, streaming: int = 0, uploading: int = 0
+    ) -> None:
+        self.server = server
+        self.answers: list[int] = []
+        self.failures: list[BaseException] = []
+        self.failed_at: list[float] = []  # of each failure
+        self.clients = closing + keeping + streaming + uploading
+        self._stop = threading.Event()
+        kinds = [(self._closing, closing), (self._keeping, keeping)]
+        kinds += [(self._streaming, streaming), (self._uploading, uploading)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(kind,)) for kind, count in kinds for _ in range(count)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_answers(self, count: int) -> None:
+        enough = len(self.answers) + count
+        eventually(lambda: len(self.answers) >= enough, f"{count} more answers")
+
+    def _run(self, one_turn: Callable[[], None]) -> None:
+        while not self._stop.is_set():
+            try:
+                one_turn()
+            except (OSError, Truncated, AssertionError) as error:
+                self.failures.append(error)
+                self.failed_at.append(time.monotonic())
+                if isinstance(error, ConnectionRefusedError):
+                    return
+
+    def _closing(self) -> None:
+        """A connection for each request."""
+        with self.server.connect() as client:
+            self.answers.append(client.request("/", headers=["Connection: close"]).value())
+
+    def _keeping(self) -> None:
+        """Requests on one connection until the server says it closes."""
+        with self.server.connect() as client:
+            while not self._stop.is_set():
+                response = client.request("/")
+                self.answers.append(response.value())
+                if response.closes:
+                    return
+
+    def _streaming(self) -> None:
+        """A response that comes in pieces over a while."""
+        with self.server.connect() as client:
+            response = client.request("/stream")
+            assert response.body == STREAMED, "a truncated stream"
+            self.answers.append(int(response.get(b"x-worker") or b"0"))
+
+    def _uploading(self) -> None:
+        """A request that goes out in pieces over a while."""
+        with self.server.connect() as client:
+            client.send(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n")
+            for _ in range(8):
+                client.send(bytes(8192))
+                self._stop.wait(0.02)
+            pid, size = client.read_response("POST").value()
+            assert size == 65536, "a truncated upload"
+            self.answers.append(pid)

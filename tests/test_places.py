@@ -1,0 +1,135 @@
+"""Places: whoever is left alone is rescued, and what is empty can be closed."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ladybug.config import Config
+from ladybug.listeners import open_listeners
+from ladybug.places import Places
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all slots have one queue")
+
+SLOTS = 3
+
+
+@contextlib.contextmanager
+def places(config: Config) -> Iterator[tuple[Places, list[list[socket.socket]]]]:
+    listeners = open_listeners(config, SLOTS)
+    made = Places(config, listeners)
+    try:
+        yield made, listeners
+    finally:
+        made.close()
+
+
+def received(made: Places, slot: int) -> int:
+    place = made.get(slot)
+    assert place is not None
+    count = 0
+    while (item := place.channel.receive()) is not None:
+        socket.socket(fileno=item[1]).close()
+        count += 1
+    return count
+
+
+def connected(address: tuple[str, int], count: int) -> list[socket.socket]:
+    return [socket.create_connection(address) for _ in range(count)]
+
+
+@linux
+def test_what_waits_elsewhere_goes_to_who_receives() -> None:
+    with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
+        address = listeners[0][0].getsockname()
+        for client in connected(address, 60):
+            stack.enter_context(client)
+        assert list(made.interests(0.0)) == [], "nobody could take anything"
+        assert made.rescue(0.0) == []
+        made.route(frozenset({1}))
+        assert len(list(made.interests(0.0))) == 2 * (SLOTS - 1), "a channel and a listener each"
+        assert made.rescue(0.0) == []
+        own = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                listeners[1][0].accept()[0].close()
+                own += 1
+        rescued = received(made, 1)
+        assert rescued > 0
+        assert own + rescued == 60
+        # And what comes from now on is steered there by the kernel.
+        for client in connected(address, 20):
+            stack.enter_context(client)
+        made.rescue(0.0)
+        assert received(made, 1) == 0
+
+
+@linux
+def test_a_slot_is_closed_when_it_is_empty_and_not_before() -> None:
+    with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
+        for client in connected(listeners[0][0].getsockname(), 300):
+            stack.enter_context(client)
+        made.route(frozenset({1}))
+        made.close_when_empty(2)
+        closed: list[int] = []
+        now, rescued = 0.0, 0
+        while not closed:
+            closed = made.rescue(now)
+            rescued += received(made, 1)
+            now += 1.0
+        assert closed == [2]
+        assert made.get(2) is None
+        assert rescued > 64, "more than one call can move"
+        made.open(5)
+        place = made.get(5)
+        assert place is not None
+        assert place.listeners[0].getsockname() == listeners[0][0].getsockname()
+        assert [member[0] for member in made.in_order()] == [listeners[0][0], listeners[1][0], place.listeners[0]]
+
+
+@linux
+def test_who_finds_no_room_looks_again_a_moment_later() -> None:
+    with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
+        made.route(frozenset({1}))
+        full = made.get(1)
+        assert full is not None
+        with socket.create_server(("127.0.0.1", 0)) as something:
+            while full.channel.has_room() and full.channel.send(0, something.fileno()):
+                pass
+        made.route(frozenset())
+        for client in connected(listeners[0][0].getsockname(), 40):
+            stack.enter_context(client)
+        made.route(frozenset({1}))
+        assert made.rescue(10.0) == []
+        deadline = made.next_deadline(10.0)
+        assert deadline is not None and deadline > 10.0
+        assert list(made.interests(10.0)) == [], "a queue that stays readable would wake the master for nothing"
+        assert list(made.interests(deadline)) != []
+
+
+def test_a_unix_socket_is_nobodys_own(tmp_path: Path) -> None:
+    with places(Config("m:a", uds=tmp_path / "s")) as (made, listeners):
+        made.route(frozenset({1}))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "s"))
+            made.rescue(0.0)
+            assert received(made, 1) == 0, "the others take it themselves"
+            made.close_when_empty(2)
+            assert made.rescue(0.0) == [2]
+            listeners[0][0].accept()[0].close()
+
+
+def test_a_worker_keeps_its_own(tmp_path: Path) -> None:
+    listeners = open_listeners(Config("m:a", port=0), 2)
+    made = Places(Config("m:a", port=0), listeners)
+    mine = made.keep_only(1)
+    assert mine.listeners[0].fileno() >= 0
+    if listeners[0][0] is not listeners[1][0]:
+        assert listeners[0][0].fileno() == -1
+    mine.close()
+    mine.listeners[0].close()
