@@ -196,8 +196,14 @@ class Connection(Transport):
             self.set_deadline(self.timeouts.body)
 
     def on_end_of_input(self) -> None:
-        self.readable = False
         self.peer_closed = True
+        parser = self.parser
+        if self.exchange is None and parser is not None and parser.has_input():
+            # Its turn had not come yet: what was asked before the end is answered first, and the end read once more.
+            self.advance()
+            if self.exchange is not None:
+                return
+        self.readable = False
         exchange = self.exchange
         if exchange is None:
             if self.blocked:

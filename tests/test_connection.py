@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ladybug.connection import DISCARD_SIZE
+from ladybug.poller import PEER_CLOSED, READABLE
 from ladybug.protocol.limits import Limits
 from ladybug.transport import (
     HIGH_WATER,
@@ -914,3 +915,20 @@ async def test_a_connection_lost_with_the_cork_in_its_hand(stack: Stack) -> None
         await call.answer(b"x")
         assert (await pair.response()).values(b"secret") == []
         lost.returns()
+
+
+@on_every_stack
+async def test_the_end_of_input_does_not_overtake_requests_that_wait_for_their_turn(stack: Stack) -> None:
+    """An answer given outside the poller's turn leaves the next request to a later one; the client's end may come first."""
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        await pair.send(GET * 3)
+        await (await puppet.call()).answer(b"1")
+        pair.send_end()
+        pair.connection.on_ready(READABLE | PEER_CLOSED)
+        pair.poller.end_turn()
+        for content in (b"2", b"3"):
+            await (await puppet.call()).answer(content)
+        for content in (b"1", b"2", b"3"):
+            assert (await pair.response()).content == content
+        assert await pair.rest() == b""

@@ -310,7 +310,7 @@ def test_log_files_are_opened_anew(log_file: Path, wrapped: bool) -> None:
     reopen_log_files()
     logger.error("second")
     assert (moved.read_text(), log_file.read_text()) == ("first\n", "second\n")
-    assert old.closed
+    assert old is not None and old.closed
     handler.close()
 
 

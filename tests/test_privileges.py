@@ -91,12 +91,18 @@ def test_what_is_dropped_is_dropped_for_good() -> None:
     def drop() -> object:
         drop_privileges(Config("app:app", user="nobody"))
         regained = []
-        for attempt in (lambda: os.setuid(0), lambda: os.seteuid(0), lambda: os.setgid(0), lambda: os.setgroups([0])):
+        attempts: dict[str, Callable[[], None]] = {
+            "setuid": lambda: os.setuid(0),
+            "seteuid": lambda: os.seteuid(0),
+            "setgid": lambda: os.setgid(0),
+            "setgroups": lambda: os.setgroups([0]),
+        }
+        for name, attempt in attempts.items():
             try:
                 attempt()
             except PermissionError:
                 continue
-            regained.append(attempt)
+            regained.append(name)
         return os.getresuid(), os.getresgid(), sorted(os.getgroups()), regained
 
     groups = sorted(set(os.getgrouplist("nobody", NOBODY.pw_gid)))
