@@ -90,8 +90,14 @@ def in_child(act: Callable[[], object]) -> str:
 def test_what_is_dropped_is_dropped_for_good() -> None:
     def drop() -> object:
         drop_privileges(Config("app:app", user="nobody"))
+        attempts: list[Callable[[], None]] = [
+            lambda: os.setuid(0),
+            lambda: os.seteuid(0),
+            lambda: os.setgid(0),
+            lambda: os.setgroups([0]),
+        ]
         regained = []
-        for attempt in (lambda: os.setuid(0), lambda: os.seteuid(0), lambda: os.setgid(0), lambda: os.setgroups([0])):
+        for attempt in attempts:
             try:
                 attempt()
             except PermissionError:
