@@ -197,14 +197,15 @@ class Connection(Transport):
 
     def on_end_of_input(self) -> None:
         self.peer_closed = True
+        exchange = self.exchange
         parser = self.parser
-        if self.exchange is None and parser is not None and parser.has_input():
+        if exchange is None and parser is not None and parser.has_input():
             # Its turn had not come yet: what was asked before the end is answered first, and the end read once more.
             self.advance()
-            if self.exchange is not None:
+            exchange = self.exchange
+            if exchange is not None:
                 return
         self.readable = False
-        exchange = self.exchange
         if exchange is None:
             if self.blocked:
                 self.close_when_sent = True
