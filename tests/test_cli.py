@@ -158,7 +158,7 @@ def test_an_option_of_uvicorn_alone_is_refused_with_an_answer(name: str) -> None
         (["--log-level", "loud", "m:a"], {}, "Invalid value for '--log-level': 'loud' is not one of critical, error,"),
         (["--header", "X", "m:a"], {}, "Invalid value for '--header': 'X' is not of the form \"Name: value\"."),
         (["--prot", "1", "m:a"], {}, "No such option '--prot'."),
-        (["--ws", "auto", "m:a"], {}, "--ws: this option of uvicorn is not supported yet."),
+        (["--http2", "m:a"], {}, "--http2: this option of uvicorn is not supported yet."),
         (["--uds", "x", "--fd", "3", "m:a"], {}, "uds and fd both say where to listen: give one of them."),
         (["--log-config", "nowhere.ini", "m:a"], {}, "log_config: cannot read nowhere.ini: "),
         (["m:a", "n:b"], {}, "Got unexpected extra argument"),
