@@ -33,7 +33,7 @@ def loop_factory(config: "Config") -> "Callable[[], asyncio.AbstractEventLoop]":
         return _asyncio()
     if name == "uvloop":
         return _uvloop()
-    return _imported(name)
+    return _imported(name, config.app_dir)
 
 
 def _asyncio() -> "Callable[[], asyncio.AbstractEventLoop]":
@@ -59,9 +59,11 @@ def _uvloop() -> "Callable[[], asyncio.AbstractEventLoop]":
     return uvloop.new_event_loop
 
 
-def _imported(name: str) -> "Callable[[], asyncio.AbstractEventLoop]":
-    from ladybug.importer import import_attribute
+def _imported(name: str, app_dir: str | None) -> "Callable[[], asyncio.AbstractEventLoop]":
+    from ladybug.importer import import_attribute, put_first_in_path
 
+    if app_dir is not None:
+        put_first_in_path(app_dir)  # it may stand beside the application, which is imported later
     factory = import_attribute(name, "--loop")
     if not callable(factory):
         raise StartupError(f"--loop {name}: this is {factory!r}, not a function that makes an event loop.")

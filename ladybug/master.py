@@ -207,11 +207,15 @@ class Master:
 
     def _hear_signals(self) -> None:
         supervisor = self._supervisor
+        is_stop_heard = False
         for number in self._signals.read():
             now = time.monotonic()
             match number:
                 case signal.SIGINT | signal.SIGTERM:
-                    self._perform(supervisor.stop_requested(now))
+                    # Two at the same moment are one: timeout(1) and others signal a process, and then its group.
+                    if not is_stop_heard:
+                        self._perform(supervisor.stop_requested(now))
+                    is_stop_heard = True
                 case signal.SIGQUIT:
                     self._perform(supervisor.quit_requested(now))
                 case signal.SIGHUP:

@@ -312,7 +312,7 @@ class PortablePoller(Poller):
     """The same on any loop with add_reader and add_writer: for systems without epoll. Level-triggered."""
 
     def watch(self, fd: i64) -> None:
-        self.loop.add_reader(int(fd), self.on_readable, int(fd))
+        self._add(self.loop.add_reader, self.on_readable, fd)
 
     def unwatch(self, fd: i64, watched: bool) -> None:
         self.loop.remove_reader(int(fd))
@@ -328,13 +328,18 @@ class PortablePoller(Poller):
         self.loop.remove_reader(int(fd))
 
     def resume_reading(self, fd: i64) -> None:
-        self.loop.add_reader(int(fd), self.on_readable, int(fd))
+        self._add(self.loop.add_reader, self.on_readable, fd)
 
     def want_writable(self, fd: i64, wanted: bool) -> None:
         if wanted:
-            self.loop.add_writer(int(fd), self.on_writable, int(fd))
+            self._add(self.loop.add_writer, self.on_writable, fd)
         else:
             self.loop.remove_writer(int(fd))
+
+    def _add(self, add: Any, callback: Any, fd: i64) -> None:
+        # The loop keeps the context that it is called in: an application's, where its send() or receive() has led here,
+        # and requests begun by the callback would inherit it.
+        self.service.context.copy().run(add, int(fd), callback, int(fd))
 
     def on_readable(self, fd: int) -> None:
         self.service.in_turn = True

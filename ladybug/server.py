@@ -280,14 +280,9 @@ class Server:
     async def _drain(self) -> None:
         service, poller = self._service, self._poller
         assert service is not None and poller is not None
-        poller.drain()  # what has arrived by now was sent to a server that was not stopping
-        service.draining = True
-        for connection in self._open_connections():
-            connection.drain()
-        for acceptor in self._acceptors:
-            acceptor.empty()
+        await self._in_turn(self._begin_drain)
         quiet = await self._settle(2 * FAREWELL)
-        self._close_listeners()
+        await self._in_turn(self._close_listeners)
         if quiet and await self._settle(2 * FAREWELL if service.connections else 0):
             return
         logger.info(
@@ -304,6 +299,34 @@ class Server:
         await self._settle(CANCEL_GRACE)
         for connection in self._open_connections():
             connection.abort()
+
+    async def _in_turn(self, step: Callable[[], None]) -> None:
+        """Take a step in which connections may be served: from the loop, because this is a task, and serving a connection
+        goes on with the application's (Waiter.wake_now)."""
+        assert self._service is not None
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+
+        def take() -> None:
+            try:
+                step()
+            except BaseException as error:
+                over.set_exception(error)
+            else:
+                over.set_result(None)
+
+        loop.call_soon(take, context=self._service.context)
+        await over
+
+    def _begin_drain(self) -> None:
+        service, poller = self._service, self._poller
+        assert service is not None and poller is not None
+        poller.drain()  # what has arrived by now was sent to a server that was not stopping
+        service.draining = True
+        for connection in self._open_connections():
+            connection.drain()
+        for acceptor in self._acceptors:
+            acceptor.empty()
 
     async def _finish(self) -> bool:
         """Let what runs finish within timeout_graceful_shutdown, and end streams; whether all of it did."""

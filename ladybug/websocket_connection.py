@@ -68,7 +68,6 @@ class WebSocketConnection(Transport):
         super().__init__(
             before.service, before.poller, before.timeouts, before.socket, before.fd, before.client, before.server
         )
-        before.hand_over(self)
         self.state = ACTIVE
         self.settings: Final = settings
         self.early = early
@@ -83,6 +82,7 @@ class WebSocketConnection(Transport):
         )
         self.exchange: Final = WebSocketExchange(before.service, self, head, handshake, settings)
         self.exchange.client = self.scope["client"]
+        before.hand_over(self)
 
     def start(self) -> None:
         """Have the application called at the end of this turn."""
@@ -234,6 +234,8 @@ class WebSocketConnection(Transport):
             self.abort()
         elif self.state == LINGERING:
             self.close()
+        elif self.parser is None:
+            pass  # the handshake is not answered: the next move is the application's
         elif self.closing:
             self.linger()  # it never answered our close frame; RFC 6455 section 7.1.1 has the server close first
         elif not self.pinging or self.exchange.is_full():
@@ -301,8 +303,8 @@ class WebSocketConnection(Transport):
             self.set_deadline(self.timeouts.linger)
         elif self.pinging:
             self.set_deadline(self.settings.ping_timeout)
-        elif self.parser is not None:
-            self.set_deadline(self.settings.ping_interval)
+        else:
+            self.set_deadline(self.settings.ping_interval if self.parser is not None else NEVER)
         self.exchange.wake_drained()
         self.go_on_reading()
         self.poller.again(self)

@@ -19,13 +19,8 @@ class ClientDisconnected(OSError):
     """Raised by send() once the client is gone, as the ASGI specification asks since version 2.4 (of the www spec)."""
 
 
-async def ready(message: dict[str, Any]) -> dict[str, Any]:
-    """A receive() whose message is there already."""
-    return message
-
-
 async def next_message(exchange: "Exchange") -> dict[str, Any]:
-    """A receive() that has to wait: for more of the body, or for the end of the client or of the response."""
+    """A receive(). The message is taken when this is run, not when it is made: what is never awaited loses none."""
     while (message := exchange.maybe_message()) is None:
         await exchange.begin_wait()
     return message

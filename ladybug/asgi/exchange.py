@@ -21,7 +21,6 @@ from ladybug.asgi.waiter import Waiter
 SENDS_PER_TURN: Final[i64] = 16
 
 # Names of an uncompiled module are looked up in a dictionary at each use; these are not.
-READY: Final[Any] = awaitables.ready
 NEXT_MESSAGE: Final[Any] = awaitables.next_message
 RUN_APP: Final[Any] = awaitables.run_app
 
@@ -127,10 +126,7 @@ class Exchange:
     def begin_wait(self) -> Waiter:
         """To be awaited: over when maybe_message() is worth another try. Each waiting receive() has its own."""
         waiter = Waiter(self.service.loop)
-        if self.waiters is None:
-            self.waiters = [waiter]
-        else:
-            self.waiters.append(waiter)
+        self.waiters = with_waiter(self.waiters, waiter)
         return waiter
 
     def wake(self) -> None:
@@ -143,10 +139,7 @@ class Exchange:
     def begin_wait_drained(self) -> Waiter:
         """To be awaited: over when the client has taken most of what was written, or is gone."""
         waiter = Waiter(self.service.loop)
-        if self.drain_waiters is None:
-            self.drain_waiters = [waiter]
-        else:
-            self.drain_waiters.append(waiter)
+        self.drain_waiters = with_waiter(self.drain_waiters, waiter)
         return waiter
 
     def wake_drained(self) -> None:
@@ -166,6 +159,15 @@ class Exchange:
     def check_connected(self) -> None:
         if self.wire is None and not self.is_complete():
             raise ClientDisconnected("The client disconnected while the response was being sent")
+
+
+def with_waiter(waiters: list[Waiter] | None, waiter: Waiter) -> list[Waiter]:
+    """One more. Those whose task was cancelled are dropped: an application may wait with a timeout, again and again."""
+    if waiters is None:
+        return [waiter]
+    waiting = [other for other in waiters if not other.is_done]
+    waiting.append(waiter)
+    return waiting
 
 
 def target_of(raw_path: bytes, query: bytes) -> bytes:

@@ -15,7 +15,7 @@ from mypy_extensions import i64, mypyc_attr
 from ladybug.asgi import awaitables
 from ladybug.asgi.awaitables import ClientDisconnected
 from ladybug.asgi.done import DONE
-from ladybug.asgi.exchange import NEXT_MESSAGE, READY, SENDS_PER_TURN, Exchange, target_of
+from ladybug.asgi.exchange import NEXT_MESSAGE, SENDS_PER_TURN, Exchange, target_of
 from ladybug.asgi.response import CRLF, HeadWriter
 from ladybug.asgi.service import Service, Wire
 from ladybug.asgi.waiter import Waiter
@@ -108,9 +108,12 @@ class HttpExchange(Exchange):
         self.wake()
 
     def expel(self) -> None:
-        """The application was told to leave and has not: a stream that only sends hears of it as an error of its next send."""
+        """The application was told to leave and has not: a stream that only sends hears of it as an error of its next send.
+        One without a client is waited for no longer."""
         if self.is_stream():
             self.expelled = True
+            if self.wire is None:
+                self.cancel()
 
     def is_stream(self) -> bool:
         """Whether a response is under way whose end nobody but the application knows."""
@@ -120,17 +123,11 @@ class HttpExchange(Exchange):
 
     def receive(self) -> Any:
         """The application's `receive`: http.request until the body is complete, then http.disconnect."""
-        message = self.maybe_message()
-        if message is not None:
-            return READY(message)
-        # RFC 9110 section 10.1.1: 100 tells the client that the body is wanted, and now it is.
-        if self.expect_continue and self.wire is not None and self.state == START:
+        # RFC 9110 section 10.1.1: 100 tells the client that the body is wanted, and now it is. Unless it has begun already.
+        if self.expect_continue and self.wire is not None and self.state == START and not self.received:
             self.expect_continue = False
             self.wire.cork().write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wire.flush()
-            message = self.maybe_message()
-            if message is not None:
-                return READY(message)
         return NEXT_MESSAGE(self)
 
     def maybe_message(self) -> dict[str, Any] | None:

@@ -92,7 +92,11 @@ class Waiter:
             context = self.context
             self.callback = None
             self.context = None
-            context.run(callback, self)
+            try:
+                context.run(callback, self)
+            except RuntimeError:
+                # A task is running after all: a mistake of ours, which must not cost this one its wake-up.
+                self.loop.call_soon(callback, self, context=context)
 
     def _call_soon(self) -> None:
         callback = self.callback

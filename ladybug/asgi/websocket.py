@@ -19,12 +19,12 @@ from mypy_extensions import i64, mypyc_attr
 from ladybug.asgi import awaitables
 from ladybug.asgi.awaitables import ClientDisconnected, logger
 from ladybug.asgi.done import DONE
-from ladybug.asgi.exchange import NEXT_MESSAGE, READY, SENDS_PER_TURN, Exchange, target_of
+from ladybug.asgi.exchange import NEXT_MESSAGE, SENDS_PER_TURN, Exchange, target_of
 from ladybug.asgi.http import LARGE, HttpExchange
 from ladybug.asgi.response import CRLF
 from ladybug.asgi.service import Service, WebSocketSettings, Wire
 from ladybug.protocol.deflate import Agreement, Deflater, agree
-from ladybug.protocol.fields import TCHAR, RequestHead
+from ladybug.protocol.fields import RequestHead
 from ladybug.protocol.frames import (
     ABNORMAL_CLOSURE,
     BINARY_FRAME,
@@ -58,7 +58,10 @@ DEFLATE_FROM: Final[i64] = 64
 
 # Fields of the handshake's response that are the server's.
 OURS: Final = frozenset(
-    (b"sec-websocket-accept", b"sec-websocket-extensions", b"sec-websocket-protocol", b"upgrade", b"content-length")
+    (
+        *(b"sec-websocket-accept", b"sec-websocket-extensions", b"sec-websocket-protocol", b"sec-websocket-version"),
+        *(b"upgrade", b"content-length"),
+    )
 )
 
 
@@ -112,7 +115,12 @@ class WebSocketExchange(Exchange):
         return self.queued >= self.settings.max_queue or self.queued_size > QUEUE_SIZE
 
     def is_waiting(self) -> bool:
-        return self.waiters is not None
+        waiters = self.waiters
+        if waiters is not None:
+            for waiter in waiters:
+                if not waiter.is_done:
+                    return True
+        return False
 
     def wake_now(self) -> None:
         """Go on with the application if it waits for what was fed. Must be called where no task is running."""
@@ -164,8 +172,7 @@ class WebSocketExchange(Exchange):
 
     def receive(self) -> Any:
         """The application's `receive`."""
-        message = self.maybe_message()
-        return READY(message) if message is not None else NEXT_MESSAGE(self)
+        return NEXT_MESSAGE(self)
 
     def maybe_message(self) -> dict[str, Any] | None:
         if self.queued > 0 and self.connect_delivered:
@@ -324,11 +331,11 @@ class WebSocketExchange(Exchange):
             writer.write(accept_token(handshake.key))
             writer.write(CRLF)
             if subprotocol:
-                value = subprotocol.encode("latin-1")
-                if value.translate(None, TCHAR):
-                    raise ValueError(f"The subprotocol {subprotocol!r} is not a token (RFC 6455 section 11.3.4)")
+                # "the value chosen MUST be derived from the client's handshake": any other, and the client fails the connection
+                if subprotocol not in handshake.subprotocols:
+                    raise ValueError(f"The client offers {handshake.subprotocols}, not the subprotocol {subprotocol!r}")
                 writer.write(b"sec-websocket-protocol: ")
-                writer.write(value)
+                writer.write(subprotocol.encode("latin-1"))
                 writer.write(CRLF)
             if agreement is not None:
                 writer.write(b"sec-websocket-extensions: ")

@@ -222,3 +222,20 @@ def test_a_worker_that_is_replaced_closes_its_websockets(watching: tuple[Server,
     peer.expect_closed_by_server(1012, None)
     with connect(server) as other:
         other.open("/echo").finish()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stop_in_the_middle_of_traffic_resets_nobody(workers: int) -> None:
+    """Messages that arrive at the very moment of the stop are answered, or their senders told; no task is left behind."""
+    with serving(workers=workers) as server:
+        peers = [connect(server).open("/echo") for _ in range(40)]
+        for peer in peers:
+            peer.send(frame(TEXT, b"x") * 100)
+        server.signal(signal.SIGTERM)
+        for peer in peers:
+            while (got := peer.read_frame()).opcode == TEXT:
+                assert got.payload == b"x"
+            assert (got.opcode, got.payload[:2]) == (CLOSE, (1012).to_bytes(2, "big"))
+            peer.close()
+        assert server.wait() == 0
+        assert "Internal error" not in server.output.text()
