@@ -67,7 +67,7 @@ def test_a_disconnect_is_an_os_error() -> None:
 
 def test_they_are_coroutines_of_the_interpreter() -> None:
     """That is why they are here: the interpreter inlines no others."""
-    for name in ("ready", "next_message", "drained", "run_app"):
+    for name in ("next_message", "drained", "run_app"):
         assert inspect.iscoroutinefunction(getattr(awaitables, name))
         assert getattr(awaitables, name).__code__.co_filename.endswith(".py")
 
