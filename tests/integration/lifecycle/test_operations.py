@@ -509,6 +509,24 @@ def test_quit_stops_at_once_and_in_order(control: Control, workers: int) -> None
 
 
 @once
+def test_a_worker_that_is_told_twice_to_drain_goes_on_draining(control: Control) -> None:
+    """By hand, and then by the master."""
+    with fleet(control, workers=1) as server, server.connect() as client:
+        client.send(request_bytes("/wait"))
+        (pid,) = control.wait_for("waiting")
+        os.kill(pid, SIGTERM)
+        eventually(lambda: "draining" in title_of(pid), "the drain to begin")
+        server.signal(SIGTERM)
+        server.output.wait_for("Stopping")
+        os.kill(pid, SIGTERM)
+        time.sleep(0.3)  # only time can show that nothing is cancelled
+        assert control.pids("cancelled") == []
+        control.go()
+        assert client.read_response().value() == pid
+        assert server.wait() == 0
+
+
+@once
 def test_signals_for_the_master_do_nothing_to_workers(control: Control) -> None:
     """pkill ladybug reaches all."""
     with fleet(control) as server:
