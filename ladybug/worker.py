@@ -7,7 +7,7 @@ process the user started serves by itself (`run_standalone`). Both live the same
 
 Signals, for a worker (alone, INT is like TERM):
 
-    TERM    drain; a second one is like QUIT
+    TERM    drain. Alone, a second one is like QUIT; to a worker, user and master may both say it and mean the same
     QUIT    drain, but cut short what still runs
     USR1    open the log files anew
     USR2    a stop is near: serve on, but close each connection after one response
@@ -471,6 +471,9 @@ class _Worker(_Serving):
             # The last of its requests may have come before it could say that it takes any.
             self.ready(self.server)
             self._link.send(Kind.RETIRING, why)
+
+    def on_stop(self) -> None:
+        self.begin_stop()
 
     def _orphaned(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self._lifeline)

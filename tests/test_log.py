@@ -307,6 +307,7 @@ def test_log_files_are_opened_anew(log_file: Path, wrapped: bool) -> None:
     logger.error("first")
     moved = log_file.rename(log_file.with_suffix(".1"))
     old = handler.stream
+    assert old is not None
     reopen_log_files()
     logger.error("second")
     assert (moved.read_text(), log_file.read_text()) == ("first\n", "second\n")

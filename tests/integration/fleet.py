@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.integration.support import Server, Truncated, eventually
+from tests.integration.support import DEADLINE, Client, Server, Truncated, eventually
 
 # What /stream answers, in pieces.
 STREAMED = b"".join(b"%04d" % number for number in range(20))
@@ -79,6 +79,7 @@ class Load:
         self.answers: list[int] = []
         self.failures: list[BaseException] = []
         self.failed_at: list[float] = []  # of each failure
+        self.patience = DEADLINE  # seconds that a client waits for anything
         self.clients = closing + keeping + streaming + uploading
         self._stop = threading.Event()
         kinds = [(self._closing, closing), (self._keeping, keeping)]
@@ -111,14 +112,19 @@ class Load:
                 if isinstance(error, ConnectionRefusedError):
                     return
 
+    def _connect(self) -> Client:
+        client = self.server.connect()
+        client.socket.settimeout(self.patience)
+        return client
+
     def _closing(self) -> None:
         """A connection for each request."""
-        with self.server.connect() as client:
+        with self._connect() as client:
             self.answers.append(client.request("/", headers=["Connection: close"]).value())
 
     def _keeping(self) -> None:
         """Requests on one connection until the server says it closes."""
-        with self.server.connect() as client:
+        with self._connect() as client:
             while not self._stop.is_set():
                 response = client.request("/")
                 self.answers.append(response.value())
@@ -127,14 +133,14 @@ class Load:
 
     def _streaming(self) -> None:
         """A response that comes in pieces over a while."""
-        with self.server.connect() as client:
+        with self._connect() as client:
             response = client.request("/stream")
             assert response.body == STREAMED, "a truncated stream"
             self.answers.append(int(response.get(b"x-worker") or b"0"))
 
     def _uploading(self) -> None:
         """A request that goes out in pieces over a while."""
-        with self.server.connect() as client:
+        with self._connect() as client:
             client.send(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n")
             for _ in range(8):
                 client.send(bytes(8192))

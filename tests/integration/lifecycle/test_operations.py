@@ -109,16 +109,14 @@ def test_twenty_reloads_that_fail_leave_nothing_behind(control: Control) -> None
         server.permit_error("no database")
         (worker,) = workers_of(server).values()
         control.boot("raise")
-        counts = []
+        before = descriptors(server.pid)
         for number in range(20):
             server.signal(SIGHUP)
             eventually(
                 lambda: server.output.text().count("The reload is abandoned") > number,  # noqa: B023 - called here
                 "the message",
             )
-            eventually(lambda: len(workers_of(server)) == 1, "the failed worker to leave")
-            counts.append(descriptors(server.pid))
-        assert counts[0] == counts[-1], counts
+            eventually(lambda: descriptors(server.pid) == before, "the failed worker to be gone, and all that was its")
         assert workers_of(server) == {1: worker}
         assert server.request("/").value() == worker
 
@@ -508,6 +506,24 @@ def test_quit_stops_at_once_and_in_order(control: Control, workers: int) -> None
         control.wait_for("cancelled")
         assert server.wait(10) == 0
         assert pid in control.pids("shutdown")
+
+
+@once
+def test_a_worker_that_is_told_twice_to_drain_goes_on_draining(control: Control) -> None:
+    """By hand, and then by the master."""
+    with fleet(control, workers=1) as server, server.connect() as client:
+        client.send(request_bytes("/wait"))
+        (pid,) = control.wait_for("waiting")
+        os.kill(pid, SIGTERM)
+        eventually(lambda: "draining" in title_of(pid), "the drain to begin")
+        server.signal(SIGTERM)
+        server.output.wait_for("Stopping")
+        os.kill(pid, SIGTERM)
+        time.sleep(0.3)  # only time can show that nothing is cancelled
+        assert control.pids("cancelled") == []
+        control.go()
+        assert client.read_response().value() == pid
+        assert server.wait() == 0
 
 
 @once
