@@ -427,11 +427,6 @@ class _Worker(_Serving):
         self._is_retiring = False
         self._too_fat = 0  # heartbeats in a row
 
-    def on_stop(self) -> None:
-        # A second TERM changes nothing: whoever signals all processes of a group sends one, the master another. It is the
-        # master that takes a stop further, by QUIT.
-        self.begin_stop()
-
     def _take_signals(self) -> None:
         signal.signal(signal.SIGIO, self._on_signal)
         self._stacks.register()
