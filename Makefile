@@ -61,7 +61,7 @@ fuzz: $(COMPILED)/.ready
 
 .venv/node/.tried:
 	mkdir -p .venv/node
-	-npm install --silent --no-audit --no-fund --prefix .venv/node ws
+	-timeout 60 npm install --silent --no-audit --no-fund --fetch-retries 0 --prefix .venv/node ws
 	touch $@
 
 clean:

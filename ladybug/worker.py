@@ -468,6 +468,8 @@ class _Worker(_Serving):
             self._link.send(Kind.RETIRING, why)
 
     def on_stop(self) -> None:
+        # A second TERM changes nothing: whoever signals all processes of a group sends one, the master another. It is the
+        # master that takes a stop further, by QUIT.
         self.begin_stop()
 
     def _orphaned(self, loop: asyncio.AbstractEventLoop) -> None:
