@@ -26,10 +26,11 @@ run: $(COMPILED)/.installed
 
 test: test-compiled test-pure
 
-# The integration tests drive a real server; each line takes other forms of it. Loop and poller are independent.
+# The integration tests drive a real server; each line takes other forms of it. Loop and poller are independent, and the
+# life of the fleet does not depend on either.
 test-compiled: $(COMPILED)/.ready .venv/autobahn/.tried .venv/node/.tried
 	LADYBUG_TEST_FORM=compiled $(COMPILED)/bin/pytest
-	LADYBUG_TEST_FORM=compiled LADYBUG_TEST_LOOP=asyncio LADYBUG_TEST_POLLER=portable $(COMPILED)/bin/pytest tests/integration -m "not slow"
+	LADYBUG_TEST_FORM=compiled LADYBUG_TEST_LOOP=asyncio LADYBUG_TEST_POLLER=portable $(COMPILED)/bin/pytest tests/integration -m "not slow" --ignore tests/integration/lifecycle
 
 test-pure: $(PURE)/.ready
 	LADYBUG_TEST_FORM=pure LADYBUG_TEST_LOOP=asyncio $(PURE)/bin/pytest -m "not slow"
