@@ -74,8 +74,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ladybug.error")
 
-# Stop signals that come within so many seconds are one: timeout(1) and others signal a process, and then its group.
-ONE_STOP = 0.1
 # Seconds between two heartbeats.
 BEAT = 1.0
 # How often in a row, once a heartbeat, a worker must hold more than --limit-worker-rss. Memory has spikes.
@@ -368,13 +366,8 @@ class _Standalone(_Serving):
         self.delay = config.shutdown_delay
         self._notifier = notifier
         self._is_leaving = False
-        self._one_stop_until = 0.0
 
     def on_stop(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < self._one_stop_until:
-            return
-        self._one_stop_until = now + ONE_STOP
         if self._is_leaving or not self.delay:
             super().on_stop()
         elif self.server is not None:
