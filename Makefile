@@ -24,7 +24,9 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 run: $(COMPILED)/.installed
 	$(COMPILED)/bin/ladybug --app-dir examples hello:app
 
-test: test-compiled test-pure
+# Two at a time: most of the time tests wait. What each has to say comes when it is over.
+test:
+	$(MAKE) --jobs=2 --output-sync=target test-compiled test-pure
 
 # The integration tests drive a real server; each line takes other forms of it. Loop and poller are independent, and the
 # life of the fleet does not depend on either.
