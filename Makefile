@@ -24,8 +24,8 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 run: $(COMPILED)/.installed
 	$(COMPILED)/bin/ladybug --app-dir examples hello:app
 
-# Two at a time: most of the time tests wait. What each has to say comes when it is over.
-test:
+# Two at a time, once both are built: most of the time tests wait. What each has to say comes when it is over.
+test: $(COMPILED)/.ready $(PURE)/.ready .venv/autobahn/.tried .venv/node/.tried
 	$(MAKE) --jobs=2 --output-sync=target test-compiled test-pure
 
 # The integration tests drive a real server; each line takes other forms of it. Loop and poller are independent, and the
