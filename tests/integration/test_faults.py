@@ -222,7 +222,7 @@ def idle(server: Server) -> dict[str, int]:
     return server.resources()
 
 
-def nothing_is_left_behind(server: Server, before: dict[str, int], rss: int = 2 * MIB) -> None:
+def nothing_is_left_behind(server: Server, before: dict[str, int], rss: int = 4 * MIB) -> None:
     after = server.resources(before)
     assert after["fds"] <= before["fds"], "descriptors are left"
     assert after["tasks"] <= before["tasks"], "tasks are left"
