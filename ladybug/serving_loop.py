@@ -57,6 +57,9 @@ class ServingSelector(selectors.EpollSelector):
 class ServingLoop(asyncio.SelectorEventLoop):
     """asyncio's loop for Linux, made so that a server in it can share its epoll."""
 
+    # Until the base class says otherwise: a stop may interrupt the construction, and then there is nothing to close.
+    _closed = True
+
     def __init__(self) -> None:
         self.serving_selector = ServingSelector()
         super().__init__(self.serving_selector)
