@@ -57,7 +57,7 @@ class HttpExchange(Exchange):
         self.body_complete = False  # all of it was received
         self.body_delivered = False  # the application knows
         self.half_closed = False  # because the client has closed its half of the connection
-        self.expelled = False  # send() raises for the same reason
+        self.expelled = False  # send() raises, because the server stops and the application was told so
         self.told = False  # the application was told http.disconnect before its response was complete
         # Response
         self.state: i64 = START

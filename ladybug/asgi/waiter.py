@@ -46,12 +46,6 @@ class Waiter:
         if self.is_done:
             self._call_soon()
 
-    def remove_done_callback(self, callback: Any) -> int:
-        if self.callback is None:
-            return 0
-        self.callback = None
-        return 1
-
     def done(self) -> bool:
         return self.is_done
 
@@ -62,9 +56,6 @@ class Waiter:
         if self.is_cancelled:
             # anyio tells its own cancellations from others by the message.
             raise asyncio.CancelledError() if self.message is None else asyncio.CancelledError(self.message)
-
-    def exception(self) -> None:
-        self.result()
 
     def cancel(self, msg: Any = None) -> bool:
         """By the task, when it is cancelled; False if it was woken already."""

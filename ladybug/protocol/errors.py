@@ -70,7 +70,9 @@ BAD_WEBSOCKET_PROTOCOL: Final = Refusal(400, "Invalid Sec-WebSocket-Protocol hea
 BAD_WEBSOCKET_EXTENSIONS: Final = Refusal(400, "Invalid Sec-WebSocket-Extensions header")
 # Section 4.2.2: "an appropriate HTTP error code (such as 426 Upgrade Required) and a |Sec-WebSocket-Version| header field
 # indicating the version(s) the server is capable of understanding"; RFC 9110 section 15.5.22: with 426 "the server MUST
-# send an Upgrade header field"
+# send an Upgrade header field"; section 7.8: "A sender of Upgrade MUST also send an 'Upgrade' connection option"
 UNSUPPORTED_WEBSOCKET_VERSION: Final = Refusal(
-    426, "WebSocket version not supported", ((b"upgrade", b"websocket"), (b"sec-websocket-version", b"13"))
+    426,
+    "WebSocket version not supported",
+    ((b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", b"13")),
 )

@@ -130,7 +130,11 @@ def test_the_version_is_13(versions: list[bytes]) -> None:
     refused = refusal(request(Sec_WebSocket_Version=versions))
     assert refused is errors.UNSUPPORTED_WEBSOCKET_VERSION
     assert refused.status == 426
-    assert dict(refused.fields) == {b"upgrade": b"websocket", b"sec-websocket-version": b"13"}
+    assert dict(refused.fields) == {
+        b"upgrade": b"websocket",
+        b"connection": b"upgrade",
+        b"sec-websocket-version": b"13",
+    }
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,8 @@ def test_another_version_is_426_and_says_which_there_is(server: Server, peer: Pe
     assert response.status == 426
     assert response.all(b"sec-websocket-version") == [b"13"]
     assert response.all(b"upgrade") == [b"websocket"]
+    # Section 7.8: "A sender of Upgrade MUST also send an 'Upgrade' connection option"
+    assert response.all(b"connection") == [b"upgrade", b"close"]
     assert response.body
     assert began(server) == before
 
