@@ -57,9 +57,14 @@ class ServingSelector(selectors.EpollSelector):
 class ServingLoop(asyncio.SelectorEventLoop):
     """asyncio's loop for Linux, made so that a server in it can share its epoll."""
 
-    # Until the base class says otherwise: a stop may interrupt the construction, and then there is nothing to close.
-    _closed = True
+    _closed = True  # until the base class says otherwise
 
     def __init__(self) -> None:
         self.serving_selector = ServingSelector()
-        super().__init__(self.serving_selector)
+        try:
+            super().__init__(self.serving_selector)
+        except BaseException:
+            # A stop interrupted it, anywhere. Of what is half made, the finaliser cannot even say that it is not closed.
+            self._closed = True
+            self.serving_selector.close()
+            raise

@@ -320,6 +320,10 @@ def test_a_worker_that_grows_too_large_is_replaced(control: Control) -> None:
 # -- logs
 
 
+def has_open(pid: int, file: Path) -> bool:
+    return any(opened.path == str(file) for opened in psutil.Process(pid).open_files())
+
+
 def test_log_files_are_opened_anew(control: Control) -> None:
     configuration, file = control.directory / "log.json", control.directory / "server.log"
     handler = {"class": "logging.FileHandler", "filename": str(file)}
@@ -332,7 +336,8 @@ def test_log_files_are_opened_anew(control: Control) -> None:
         server.port = int(re.findall(r"on http://127\.0\.0\.1:(\d+)", file.read_text())[0])
         moved = file.rename(control.directory / "server.log.1")
         server.signal(SIGUSR1)
-        eventually(file.exists, "the new file")
+        pids = (server.pid, *workers_of(server).values())
+        eventually(lambda: not any(has_open(pid, moved) for pid in pids), "all of them to let go of the old file")
         size = moved.stat().st_size
         seen: set[int] = set()
         while len(seen) < 2:
