@@ -324,7 +324,7 @@ class Connection(Transport):
             self.set_deadline(NEVER)
         else:
             self.set_deadline(self.timeouts.body)
-        exchange.client = scope["client"]
+        exchange.client = scope["client"] if head.forwarded else self.client
         service.in_flight += 1
         self.exchange = exchange
         self.scope = scope

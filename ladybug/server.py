@@ -99,6 +99,7 @@ class Server:
         self.started = Started()
         self.on_retire: Callable[[], None] | None = None
         self._app = app
+        self._version = "3.0"
         self._service: Service | None = None
         self._poller: Poller | None = None
         self._acceptors: list[Acceptor] = []
@@ -159,6 +160,12 @@ class Server:
 
     # -- The life of a server -----------------------------------------------------------------------------------------
 
+    def load(self) -> None:
+        """Import the application, unless it is there already; serve() does it for whoever did not. Raises StartupError."""
+        if self._app is None:
+            self._app, interface = load_app(self.config)
+            self._version = "2.0" if interface == "asgi2" else "3.0"
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until shutdown() and all that it entails is over.
 
@@ -175,10 +182,8 @@ class Server:
             self._ended.set()
 
     async def _serve(self, sockets: list[socket.socket] | None) -> None:
-        app, version = self._app, "3.0"
-        if app is None:
-            app, interface = load_app(self.config)
-            version = "2.0" if interface == "asgi2" else "3.0"
+        self.load()
+        app, version = self._app, self._version
         lifespan = Lifespan(app, self.config.lifespan, version)
         try:
             if not await self._start(lifespan):

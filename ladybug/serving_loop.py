@@ -57,14 +57,6 @@ class ServingSelector(selectors.EpollSelector):
 class ServingLoop(asyncio.SelectorEventLoop):
     """asyncio's loop for Linux, made so that a server in it can share its epoll."""
 
-    _closed = True  # until the base class says otherwise
-
     def __init__(self) -> None:
         self.serving_selector = ServingSelector()
-        try:
-            super().__init__(self.serving_selector)
-        except BaseException:
-            # A stop interrupted it, anywhere. Of what is half made, the finaliser cannot even say that it is not closed.
-            self._closed = True
-            self.serving_selector.close()
-            raise
+        super().__init__(self.serving_selector)

@@ -182,8 +182,12 @@ class Transport(Wire, Source):
 
     # -- Reading ----------------------------------------------------------------------------------------------------
 
-    def receive(self, size: int) -> bytes | None:
-        """One recv: bytes, b"" at the end of input, None when there is nothing, or the connection was lost."""
+    def receive(self, size: object) -> bytes | None:
+        """One recv: bytes, b"" at the end of input, None when there is nothing, or the connection was lost.
+
+        Args:
+            size: an int. A constant that is passed as an object is not made anew for every read.
+        """
         try:
             data: bytes = self.socket.recv(size, DONTWAIT)
         except (BlockingIOError, InterruptedError):
@@ -418,7 +422,9 @@ class Transport(Wire, Source):
     def local_address(self) -> Any:
         """The address the client connected to, for the scope."""
         if self.server is None:
-            self.server = server_address(self.socket)
+            address = server_address(self.socket)
+            last = self.service.server
+            self.server = last if address == last else address
         return self.server
 
 

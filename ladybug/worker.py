@@ -18,8 +18,8 @@ Signals, for a worker (alone, INT is like TERM):
     HUP, TTIN, TTOU     nothing, for the same reason: they are meant for the master
 
 Rules:
-- Until there is a server to shut down, TERM raises BootInterrupted wherever Python is: an import that takes 20 s does not
-  hold up a stop.
+- While the application is imported, TERM raises BootInterrupted wherever Python is: an import that takes 20 s does not
+  hold up a stop. Nowhere else: what is half made by then (an event loop) could neither be used nor closed.
 - A worker that has begun to leave is gone in bounded time, whatever hangs: a blocked loop, a thread that does not end, an
   exit handler. The kernel sees to it with the alarm, which needs nobody to run. (Alone, that ends with `run_standalone`.)
 - Programs the application starts have the default signals. exec(2) resets what has a handler, so INT has one, even if it
@@ -84,7 +84,8 @@ GC_DEFAULTS = (700, 2_000)
 
 
 class BootInterrupted(KeyboardInterrupt):
-    """A stop that came before there was a server. What Python itself raises for a signal, so nobody catches it by accident."""
+    """A stop that came while the application was imported. Like what Python itself raises for a signal, so that no
+    application catches it by accident."""
 
 
 def run_standalone(config: "Config") -> int:
@@ -171,6 +172,7 @@ class _Serving:
         self.is_ready = False
         self.is_stopping = False
         self.is_over = False
+        self._is_loading = False  # the application is being imported
         self._interrupted = False  # a stop came before there was a server to stop
         self._noted: list[int] = []  # other signals that came as early
         self._alarm_at: float | None = None
@@ -197,14 +199,28 @@ class _Serving:
         server = Server(self.config)
         server.on_retire = lambda: self.retire("has served its number of requests")
         self.prepare(server, loop)
-        # serve() imports the application before it waits for anything, so this runs when the import is over.
-        loop.call_soon(self._take_over, server, loop)
+        if not self._load(server):
+            return
+        self._take_over(server, loop)
         starting = loop.create_task(self._wait_until_ready(server))
         try:
             await server.serve(self.listeners)
         finally:
             starting.cancel()
             self._let_go(loop)
+
+    def _load(self, server: Server) -> bool:
+        """Import the application; False when a stop did not wait for that, and there is nothing to serve."""
+        try:
+            self._is_loading = True
+            if self._interrupted:
+                return False
+            server.load()
+        except BootInterrupted:
+            return False
+        finally:
+            self._is_loading = False
+        return True
 
     async def _wait_until_ready(self, server: Server) -> None:
         if await server.started.wait():
@@ -288,10 +304,12 @@ class _Serving:
         The loop's callback and our handler both run: the loop is woken through the wakeup fd, which every handler
         written in Python feeds.
         """
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._callbacks)
         for number, callback in self._callbacks.items():
             loop.add_signal_handler(number, callback)
             signal.signal(number, self._note if number in self._requests else self._on_signal)
         self.server = server
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for noted in self._noted:
             self._requests[signal.Signals(noted)]()
         if self._interrupted:
@@ -318,16 +336,18 @@ class _Serving:
         longest = LIFESPAN_SHUTDOWN if number == signal.SIGQUIT else self.delay + longest_stop(self.config)
         self._end_within(longest + ALARM_MARGIN)
         if self.server is None:
-            self._interrupt_boot(signal.SIGVTALRM, frame)
+            self._interrupted = True
+            self._interrupt_import(signal.SIGVTALRM, frame)
 
-    def _interrupt_boot(self, number: int, frame: FrameType | None) -> None:
+    def _interrupt_import(self, number: int, frame: FrameType | None) -> None:
         """Raise BootInterrupted where Python is; but not inside the import system's own weak reference callbacks, where an
         exception is printed and lost. Then once more, a millisecond of running later."""
-        self._interrupted = True
+        if not self._is_loading:
+            return
         if frame is not None and frame.f_globals.get("__name__") == "importlib._bootstrap":
-            signal.signal(signal.SIGVTALRM, self._interrupt_boot)
+            signal.signal(signal.SIGVTALRM, self._interrupt_import)
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.001)
-        elif self.server is None:
+        else:
             raise BootInterrupted
 
     def _end_within(self, seconds: float) -> None:

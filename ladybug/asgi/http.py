@@ -174,6 +174,8 @@ class HttpExchange(Exchange):
         if state == COMPLETE:
             return DONE
         kind = message.get("type")
+        if not isinstance(kind, str):
+            raise TypeError(f"An ASGI message needs a str as its type, not {kind!r}")
         wire = self.wire
         # Also where the client has only closed its half of the connection: what the application was told must stay true.
         if wire is None or self.expelled or (self.told and self.half_closed):

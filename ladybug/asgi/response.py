@@ -143,7 +143,7 @@ class HeadWriter:
             first: Any
             second: Any
             if isinstance(pair, tuple) and len(pair) == 2:
-                first, second = as_pair(pair)
+                first, second = pair
             else:
                 first, second = unpack(pair)
             if isinstance(first, bytes) and isinstance(second, bytes):
@@ -212,12 +212,6 @@ class HeadWriter:
             writer.write(COLON)
             writer.write(value)
             writer.write(CRLF)
-
-
-def as_pair(pair: Any) -> tuple[Any, Any]:
-    """A two-item tuple as compiled code holds it: unpacked in place, where indexing would go through objects."""
-    items: tuple[Any, Any] = pair
-    return items
 
 
 def unpack(pair: Any) -> tuple[Any, Any]:

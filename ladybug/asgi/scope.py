@@ -48,19 +48,23 @@ def build_scope(service: Service, head: RequestHead, client: Address | None, ser
     specification wants it.
     """
     template = service.scope_template
+    if server is not service.server:  # all clients of a listener see the same address, so it stands in the template
+        service.server = server
+        template["server"] = server
     scope = template.copy()
     scope["asgi"] = service.asgi.copy()
     scope["extensions"] = service.extensions.copy()
     if not head.http11:
         scope["http_version"] = "1.0"
-    scope["server"] = server
     scope["client"] = client
-    scope["method"] = head.method
+    if head.method != "GET":
+        scope["method"] = head.method
     raw_path = head.raw_path
     path = decode_path(raw_path) if head.encoded else raw_path.decode("latin-1")
     scope["path"] = service.root_path + path if service.root_path else path
     scope["raw_path"] = raw_path
-    scope["query_string"] = head.query
+    if head.query:
+        scope["query_string"] = head.query
     scope["headers"] = head.headers
     if service.state is not None:
         scope["state"] = service.state.copy()

@@ -66,6 +66,7 @@ class Service:
         self.head_writer: Final = head_writer
         self.context: Final = copy_context()  # in which requests begin
         self.scope_template: dict[str, Any] = {}
+        self.server: Any = None  # the address that stands in the template
         self.asgi: dict[str, str] = {}
         self.extensions: dict[str, Any] = {}
         self.state: dict[str, Any] | None = None
