@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from setproctitle import setproctitle
 
 from ladybug.about import announce
-from ladybug.config import reread_env_file
+from ladybug.env_file import reload_env_file
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
 from ladybug.link import (
     ALARM_MARGIN,
@@ -125,7 +125,8 @@ def run_worker(config: "Config", listeners: list[socket.socket], ties: Ties) -> 
     worker = _Worker(config, listeners, ties)
     try:
         # The master keeps what it has read when it started; a worker goes by what the files say now.
-        reread_env_file(config)
+        if config.env_file is not None:
+            reload_env_file(config.env_file, config.names_from_env_file)
         if isinstance(config.log_config, str):
             configure_logging(config)
         worker.run()
