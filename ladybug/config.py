@@ -447,7 +447,8 @@ class Config(Table):
         default=None,
         kind=Maybe(Computed("|".join(LEVELS), _log_level)),
         group=LOGGING,
-        help="The least important messages to log, as a name or number.",
+        help="The least important messages to log, as a name or number. trace logs all ASGI messages, without contents and"
+        " header fields.",
         shown="info, or what --log-config says",
     )
     access_log: Setting[bool, bool] = Setting(
@@ -460,7 +461,7 @@ class Config(Table):
         default=None,
         kind=Maybe(Switch()),
         group=LOGGING,
-        help="Colour the log.",
+        help="Colour the log. Where this is not said, NO_COLOR=1 and FORCE_COLOR=1 are heeded.",
         shown="on if it goes to a terminal",
     )
     log_config: Setting[dict[str, Any] | str | None, LogConfig] = Setting(

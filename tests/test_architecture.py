@@ -42,7 +42,7 @@ FLOORS: dict[str, set[str]] = {
             "pid_file",
             "privileges",
         ),
-        *("rescue", "scoreboard", "serving_loop", "setting", "signal_queue", "stacks", "systemd", "upgrade"),
+        *("rescue", "scoreboard", "serving_loop", "setting", "signal_queue", "stacks", "systemd", "trace", "upgrade"),
     },
     "io": {"accept", "access_log", "connection", "deadlines", "poller", "transport", "websocket_connection"},
     "asgi": {f"asgi.{path.stem}" for path in (PACKAGE / "asgi").glob("[a-z]*.py")},

@@ -306,6 +306,44 @@ async def test_a_silent_stream_is_asked_to_end(stack: Stack) -> None:
         assert running.log.messages(logging.WARNING) == []
 
 
+@on_one_stack
+async def test_server_sent_events_are_asked_to_end_although_they_flow_and_a_download_is_not(stack: Stack) -> None:
+    puppet = Puppet()
+    # Half of the time is more than this test has.
+    async with serving(stack, puppet, timeout_graceful_shutdown=600) as running:
+        clients = [await running.request() for _ in range(2)]
+        calls = [await puppet.call() for _ in clients]
+        for call, kind in zip(calls, (b"Text/Event-Stream; charset=utf-8", b"text/csv"), strict=True):
+            await call.receive()
+            await call.start(headers=[(b"Content-Type", kind)])
+            await call.body(b"x", True)
+        events, download = calls
+        told = asyncio.ensure_future(events.receive())
+        never_told = asyncio.ensure_future(download.receive())
+        stopping = asyncio.ensure_future(running.stop())
+        sent = 1
+        while not told.done():
+            for call in calls:
+                await call.body(b"x", True)
+            sent += 1
+            await asyncio.sleep(0.05)
+        assert told.result() == {"type": "http.disconnect"}
+        await events.body(b"bye")
+        events.returns()
+        for _ in range(20):
+            await download.body(b"x", True)
+            await asyncio.sleep(0.05)
+        assert not never_told.done()
+        await download.body(b"end")
+        download.returns()
+        assert {(await client.response()).content for client in clients} == {
+            b"x" * sent + b"bye",
+            b"x" * (sent + 20) + b"end",
+        }
+        await stopping
+        assert running.log.messages(logging.WARNING) == []
+
+
 async def until_called(server: Server) -> None:
     while not server.in_flight:  # noqa: ASYNC110 - the application tells nobody
         await asyncio.sleep(0)
