@@ -5,8 +5,8 @@ A worker process runs one; a program may run its own inside a loop that it owns 
 The stop, in phases (each begins when the one before has nothing left to do, or its time is over):
 1. responses say Connection: close, idle connections are closed; then what waits in the listeners' queues is taken, and
    the listeners are closed;
-2. what runs may finish; WebSockets are closed with 1012; streams without a known end are told http.disconnect: server-sent
-   events and the silent ones first, the others when half the time is over. Not before: frameworks cancel a request that is
+2. what runs may finish; WebSockets are closed with 1012; streams without a known end are told http.disconnect: those of an
+   EventSource and the silent ones first, the others when half the time is over. Not before: frameworks cancel a request that is
    told so, and a download would end as an error;
 3. at timeout_graceful_shutdown, or when escalated, what still runs is cancelled;
 4. lifespan shutdown, always, on a budget of its own.

@@ -64,7 +64,7 @@ class HttpExchange(Exchange):
         self.status: int = 0
         self.framing: i64 = BY_LENGTH
         self.length: i64 = -1  # content still to come, when framed by length
-        self.is_events = False  # it is a stream of server-sent events
+        self.is_events = False  # it is a stream of server-sent events, for an EventSource
         self.trailers = False
 
     def request_line(self) -> tuple[str, str]:
@@ -100,8 +100,9 @@ class HttpExchange(Exchange):
         self.wake()
 
     def may_leave(self, silent: bool, late: bool) -> bool:
-        # A stream of events does not end by itself, and its client comes back by itself (HTML Standard, section 9.2.3). Any
-        # other may be a download: as long as it flows, it is to be finished.
+        # What an EventSource reads does not end by itself, and comes back by itself (HTML Standard, section 9.2.3). It asks by
+        # GET; events that answer a POST are the pieces of one answer, as language models give it. That, and any other
+        # stream, may be a download: as long as it flows, it is to be finished.
         return self.is_stream() and (self.is_events or silent or late)
 
     def leave(self) -> None:
@@ -226,7 +227,7 @@ class HttpExchange(Exchange):
             raise
         self.status = status
         self.state = BODY
-        if self.is_stream():
+        if self.is_stream() and self.method == "GET":
             self.is_events = announces_events(headers)
         if not self.service.in_turn:
             self.service.end_turn_soon()
