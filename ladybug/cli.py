@@ -7,18 +7,19 @@ Exit codes: 0 after a clean stop, 2 for a wrong command line or setting, 3 when 
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, not_supported
+from ladybug.config import SETTINGS, Config
 from ladybug.exceptions import ConfigError
-from ladybug.setting import Setting
+from ladybug.hints import PREFIX, foreign_option, is_foreign, is_service, service_in_the_way, strange_variables
+from ladybug.setting import Setting, Switch
 
 
 class LadybugCommand(click.Command):
-    """Adds to click's command: help by groups, an answer to who types an option that only uvicorn has, and `ladybug ctl`."""
+    """Adds to click's command: help by groups, an answer to who types an option of another server, and `ladybug ctl`."""
 
     def main(  # type: ignore[override]  # click's overloads say when it never returns
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -33,12 +34,12 @@ class LadybugCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, list(_without_words(args)))
         except click.NoSuchOption as error:
             name = error.option_name.lstrip("-").replace("-", "_")
-            if name not in NOT_SUPPORTED:
+            if not is_foreign(name):
                 raise
-            raise click.UsageError(f"{error.option_name}: {not_supported(name)}.", ctx) from None
+            raise click.UsageError(f"{error.option_name}: {foreign_option(name)}.", ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {row.group: [] for row in SETTINGS}
@@ -64,6 +65,26 @@ def parameter(row: Setting[Any, Any]) -> click.Parameter:
     return click.Option(declaration, type=str, multiple=row.is_repeatable, metavar=row.kind.metavar, help=help)
 
 
+SWITCHES = {on: off for row in SETTINGS if row.is_switch for on, off in [row.flag.split("/")]}
+
+
+def _without_words(args: Sequence[str]) -> Iterator[str]:
+    """`--switch true` and `--switch=false`, as uvicorn has it for one of them, become --switch and --no-switch.
+
+    No application is called true: it would have a colon.
+    """
+    left = list(args)
+    while left:
+        arg = left.pop(0)
+        flag, equals, word = arg.partition("=")
+        if flag in SWITCHES and not equals and left and left[0].lower() in Switch.ON | Switch.OFF:
+            word = left.pop(0)
+        if flag in SWITCHES and word.lower() in Switch.ON | Switch.OFF:
+            yield flag if word.lower() in Switch.ON else SWITCHES[flag]
+        else:
+            yield arg
+
+
 def given_values(arguments: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, validated: on the command line (`arguments`), else in LADYBUG_ variables."""
     values = {}
@@ -76,8 +97,20 @@ def given_values(arguments: dict[str, Any]) -> dict[str, Any]:
             try:
                 values[row.name] = row.kind(given)
             except ValueError as error:
-                raise click.BadParameter(f"{error}.", param_hint=f"'{source}'") from None
+                why = service_in_the_way(source) if source.endswith("_PORT") and is_service(given) else str(error)
+                raise click.BadParameter(f"{why}.", param_hint=f"'{source}'") from None
     return values
+
+
+def remarks(config: Config) -> list[str]:
+    """What the user should hear of variables that are not what they seem; not of those that are wrong."""
+    late = sorted(name for name in config.names_from_env_file if name.startswith(PREFIX))
+    names = [row.env for row in SETTINGS]
+    environment = {name: value for name, value in os.environ.items() if name not in late}
+    return [
+        *strange_variables(environment, names),
+        *(f"{name}: it stands in the file of --env-file, which is read too late for it" for name in late),
+    ]
 
 
 def command(**arguments: Any) -> None:
@@ -94,7 +127,8 @@ def command(**arguments: Any) -> None:
     from ladybug.launch import serve
 
     try:
-        code = serve(Config(values.pop("app"), **values))
+        config = Config(values.pop("app"), **values)
+        code = serve(config, remarks(config))
     except ConfigError as error:
         raise click.UsageError(f"{error}.") from None
     sys.exit(code)

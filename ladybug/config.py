@@ -8,15 +8,17 @@ Where a value comes from: the flag, then LADYBUG_<NAME> (both read by cli.py onl
 FORWARDED_ALLOW_IPS (read here, so that `ladybug.run` and embedded servers heed them too, as with uvicorn), then the
 default.
 
-Rule: a setting without a feature behind it does not enter the table. Options of uvicorn that wait for theirs are named
-in NOT_SUPPORTED, so that who types one is told instead of ignored.
+Rule: a setting without a feature behind it does not enter the table. Who types an option of another server is answered by
+`hints.py`.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, dataclass_transform
 
+from ladybug.env_file import load_env_file
 from ladybug.exceptions import ConfigError
+from ladybug.hints import INTERFACES_OF_UVICORN, LOOPS_OF_UVICORN, WS_OF_UVICORN, unknown_setting
 from ladybug.log import LEVELS, LOGGING_CONFIG
 from ladybug.setting import (
     Computed,
@@ -54,24 +56,6 @@ LOGGING = "Logging"
 HEADERS = "Proxies and headers"
 LIMITS = "Limits"
 TIMEOUTS = "Timeouts"
-
-# Options of uvicorn without an equivalent here yet, and what to use meanwhile.
-NOT_SUPPORTED: Mapping[str, str] = {
-    "reset_contextvars": "",
-    "http": "leave it out: there is one HTTP/1.1 implementation",
-    "http2": "",
-    "h11_max_incomplete_event_size": "see --limit-request-fields-size and --limit-request-line",
-    "ssl_keyfile": "",
-    "ssl_certfile": "",
-    "ssl_keyfile_password": "",
-    "ssl_version": "",
-    "ssl_cert_reqs": "",
-    "ssl_ca_certs": "",
-    "ssl_ciphers": "",
-    "ssl_context_factory": "",
-    "callback_notify": "",
-    "timeout_notify": "",
-}
 
 
 def _app(given: object) -> App:
@@ -138,13 +122,30 @@ def _log_config(given: object) -> dict[str, Any] | str | None:
 def _allow_ips(given: object) -> str:
     if given is None:
         return "127.0.0.1,::1"
-    if isinstance(given, str):
-        return given
-    if isinstance(given, Iterable):
-        hosts = list(given)
-        if all(isinstance(host, str) for host in hosts):
-            return ",".join(hosts)
-    raise ValueError(f"{given!r} is neither text nor a list of texts")
+    items = given.split(",") if isinstance(given, str) else given
+    hosts: list[str] = []
+    for item in items if isinstance(items, Iterable) else [items]:
+        if not isinstance(item, str):
+            raise ValueError(f"{given!r} is neither text nor a list of texts")
+        hosts.append(item.strip())
+    if hosts not in ([], [""], ["*"]):  # nobody, everybody
+        for host in hosts:
+            _check_proxy(host)
+    return ",".join(hosts)
+
+
+def _check_proxy(host: str) -> None:
+    """Raise ValueError for what is meant to be an address or a network, and is none.
+
+    Other words are taken, as uvicorn takes them: the path of a unix socket, or what a test client calls itself.
+    """
+    if len(host.split()) != 1:
+        raise ValueError(f"{host!r} is no address; between two of them is one comma")
+    looks_like_one = ":" in host or "*" in host or set(host) <= set("0123456789.") or "/" in host[1:]
+    if host != "*" and looks_like_one and not host.startswith("/"):
+        from ipaddress import ip_network
+
+        ip_network(host)
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(Setting,))
@@ -157,7 +158,7 @@ class Table:
     def __init__(self, app: object, **given: object) -> None:
         for name in given:
             if not isinstance(vars(Config).get(name), Setting):
-                raise ConfigError(unknown_setting(name))
+                raise ConfigError(unknown_setting(name, [row.name for row in SETTINGS]))
         # First, because the file may hold WEB_CONCURRENCY or FORWARDED_ALLOW_IPS.
         self.names_from_env_file = frozenset[str]()
         if given.get("env_file") is not None:
@@ -209,7 +210,7 @@ class Config(Table):
     )
     interface: Setting[Interface, Interface] = Setting(
         default="auto",
-        kind=OneOf[Interface]("auto", "asgi3", "asgi2"),
+        kind=OneOf[Interface]("auto", "asgi3", "asgi2", answers=INTERFACES_OF_UVICORN),
         group=APPLICATION,
         help="The application's interface; auto tells ASGI 2 and 3 apart by looking at it.",
     )
@@ -393,7 +394,7 @@ class Config(Table):
 
     loop: Setting[str, str] = Setting(
         default="auto",
-        kind=NameOrImport("auto", "asyncio", "uvloop"),
+        kind=NameOrImport("auto", "asyncio", "uvloop", answers=LOOPS_OF_UVICORN),
         group=IMPLEMENTATION,
         help="The event loop of the application; auto is uvloop where it is installed. MODULE:FACTORY is imported and"
         " called without arguments for a loop.",
@@ -407,7 +408,7 @@ class Config(Table):
 
     ws: Setting[WebSocket, WebSocket] = Setting(
         default="auto",
-        kind=OneOf[WebSocket]("auto", "none"),
+        kind=OneOf[WebSocket]("auto", "none", answers=WS_OF_UVICORN),
         group=WEBSOCKET,
         help="Serve WebSockets; with none a handshake is an ordinary GET.",
     )
@@ -446,7 +447,8 @@ class Config(Table):
         default=None,
         kind=Maybe(Computed("|".join(LEVELS), _log_level)),
         group=LOGGING,
-        help="The least important messages to log, as a name or number.",
+        help="The least important messages to log, as a name or number. trace logs all ASGI messages, without contents and"
+        " header fields.",
         shown="info, or what --log-config says",
     )
     access_log: Setting[bool, bool] = Setting(
@@ -459,7 +461,7 @@ class Config(Table):
         default=None,
         kind=Maybe(Switch()),
         group=LOGGING,
-        help="Colour the log.",
+        help="Colour the log. Where this is not said, NO_COLOR=1 and FORCE_COLOR=1 are heeded.",
         shown="on if it goes to a terminal",
     )
     log_config: Setting[dict[str, Any] | str | None, LogConfig] = Setting(
@@ -481,7 +483,8 @@ class Config(Table):
         default=None,
         kind=Computed("HOSTS", _allow_ips),
         group=HEADERS,
-        help="The trusted proxies: addresses and networks (CIDR), separated by commas; * trusts everybody.",
+        help="The trusted proxies: addresses and networks (CIDR), separated by commas; * trusts everybody. Names are not"
+        " looked up.",
         shared_env="FORWARDED_ALLOW_IPS",
         shown="127.0.0.1,::1",
     )
@@ -598,50 +601,3 @@ class Config(Table):
 
 
 SETTINGS: tuple[Setting[Any, Any], ...] = tuple(row for row in vars(Config).values() if isinstance(row, Setting))
-
-
-def unknown_setting(name: str) -> str:
-    """What to tell who gave a setting that is not in the table."""
-    if name in NOT_SUPPORTED:
-        return f"{name}: {not_supported(name)}"
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, [row.name for row in SETTINGS], n=1)
-    return f"{name}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
-
-
-def not_supported(name: str) -> str:
-    """What to tell who gave one of NOT_SUPPORTED."""
-    instead = NOT_SUPPORTED[name]
-    return "this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
-
-
-def reread_env_file(config: Config) -> None:
-    """In a worker, before it imports the application: the file may have changed since the master read it.
-
-    What the file set then, it may change or take away now; what was set before it still wins. Raises ConfigError.
-    """
-    if config.env_file is not None:
-        for name in config.names_from_env_file:
-            os.environ.pop(name, None)
-        load_env_file(config.env_file)
-
-
-def load_env_file(path: str) -> frozenset[str]:
-    """Put what a .env file sets into os.environ, where it is not set yet; the names of what was. Raises ConfigError."""
-    from pathlib import Path
-
-    try:
-        from dotenv import load_dotenv
-    except ImportError:
-        raise ConfigError(
-            'env_file: reading it needs python-dotenv: pip install python-dotenv, or pip install "ladybug-asgi[standard]"'
-        ) from None
-    before = frozenset(os.environ)
-    try:
-        # Opened here: load_dotenv says nothing of a file that is not there.
-        with Path(path).open(encoding="utf-8") as stream:
-            load_dotenv(stream=stream)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"env_file: cannot read {path}: {error}") from None
-    return frozenset(os.environ) - before

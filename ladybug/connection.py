@@ -100,6 +100,9 @@ class Connection(Transport):
             self.abort()
         elif self.state == IDLE or self.state == LINGERING or (self.state == NEW and self.service.draining):
             self.close()
+        elif self.parser is None:
+            # Not a byte came (a browser's spare connection, a probe): there is no request that a 408 could answer.
+            self.close()
         elif self.exchange is not None:
             # RFC 9110 section 15.5.9; the client stopped in the middle of its body.
             self.refuse(errors.REQUEST_TIMEOUT)

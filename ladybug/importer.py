@@ -177,6 +177,9 @@ def _failed_import(name: str, what: str, error: BaseException) -> str:
 def _missing_attribute(name: str, what: str, owner: str, value: object, attribute: str) -> str:
     close = get_close_matches(attribute, [known for known in dir(value) if not known.startswith("__")], n=1)
     hint = f'; did you mean "{close[0]}"?' if close else "."
+    factory, parenthesis, _ = attribute.partition("(")
+    if parenthesis:  # gunicorn calls it
+        hint = f'; for what "{factory}" returns, give {owner}:{factory} and --factory.'
     return f'Cannot import {what} "{name}": "{owner}" has no attribute "{attribute}"{hint}'
 
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec
 
 from setproctitle import getproctitle
@@ -41,8 +41,11 @@ def run(*app: Any, **settings: Any) -> None:
         sys.exit(code)
 
 
-def serve(config: Config) -> int:
-    """Serve until a signal stops the server, and return the exit code: 0 or STARTUP_FAILURE. Raises ConfigError."""
+def serve(config: Config, remarks: Iterable[str] = ()) -> int:
+    """Serve until a signal stops the server, and return the exit code: 0 or STARTUP_FAILURE. Raises ConfigError.
+
+    `remarks` on the settings are logged as warnings, as soon as there is a log.
+    """
     if not isinstance(config.app, str) and config.workers > 1:
         raise ConfigError(
             f"workers: {config.workers} workers cannot share an application object; give it as an import string,"
@@ -59,6 +62,8 @@ def serve(config: Config) -> int:
     _open_standard_descriptors()
     with _umask(config):
         configure_logging(config)
+        for remark in remarks:
+            logging.getLogger("ladybug.error").warning("%s", remark)
         try:
             _listen_where_systemd_does(config)
             if (identity := identity_of(config)) is not None:

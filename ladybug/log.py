@@ -1,9 +1,10 @@
-"""Logging: three loggers, two formatters, and the way to set them up.
+"""Logging: four loggers, two formatters, and the way to set them up.
 
     ladybug           parent; its handler writes to stderr
     ladybug.error     what the server says (not only errors: the name is the one uvicorn and gunicorn gave it)
     ladybug.access    one record per response, to stdout; args are always the five of uvicorn.access:
                       (client_addr, method, full_path, http_version, status_code)
+    ladybug.asgi      every ASGI message, at level trace (trace.py)
 
 `LOGGING_CONFIG` is a `logging.config` dictionary of the same shape as uvicorn's, so that what is written for one (changed
 formats, a file given with --log-config) works for the other. `plain_access` tells the compiled hot path whether the access
@@ -14,6 +15,7 @@ Rules: nothing here runs per request except what a changed access log asks for. 
 
 import http
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from copy import copy, deepcopy
@@ -96,8 +98,19 @@ def status_text(status: int, colours: bool) -> str:
     return f"{colour}{status} {phrase}{RESET}" if colour else f"{status} {phrase}"
 
 
+def wants_colours(stream: TextIO | None) -> bool:
+    """Whether to colour what goes to `stream`, when nobody has said so. The rule is Python's own, for its tracebacks:
+    NO_COLOR (no-color.org), then FORCE_COLOR (force-color.org), as soon as they are not empty; else if it is a terminal that
+    can show them."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return os.environ.get("TERM") != "dumb" and stream is not None and stream.isatty()
+
+
 class DefaultFormatter(logging.Formatter):
-    """Adds %(levelprefix)s to what formats may use. Colours: as told, or when stderr is a terminal."""
+    """Adds %(levelprefix)s to what formats may use. Colours: as told, or if stderr wants_colours."""
 
     def __init__(
         self,
@@ -107,10 +120,11 @@ class DefaultFormatter(logging.Formatter):
         use_colors: bool | None = None,
     ) -> None:
         super().__init__(fmt=fmt, datefmt=datefmt, style=style)
-        self.use_colors = self.is_terminal() if use_colors is None else use_colors
+        self.use_colors = wants_colours(self.stream()) if use_colors is None else use_colors
 
-    def is_terminal(self) -> bool:
-        return sys.stderr is not None and sys.stderr.isatty()
+    def stream(self) -> TextIO | None:
+        """Where the records most likely go."""
+        return sys.stderr
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         # Other handlers see the same record: what is added goes on a copy.
@@ -120,10 +134,10 @@ class DefaultFormatter(logging.Formatter):
 
 
 class AccessFormatter(DefaultFormatter):
-    """Adds %(client_addr)s, %(request_line)s and %(status_code)s. Colours: as told, or when stdout is a terminal."""
+    """Adds %(client_addr)s, %(request_line)s and %(status_code)s. Colours: as told, or if stdout wants_colours."""
 
-    def is_terminal(self) -> bool:
-        return sys.stdout is not None and sys.stdout.isatty()
+    def stream(self) -> TextIO | None:
+        return sys.stdout
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         own = copy(record)
@@ -174,7 +188,7 @@ def configure_logging(config: "Config") -> None:
 
     log_config   applied first; None leaves logging as the program has set it up
     use_colors   given to the formatters "default" and "access" of a dictionary
-    log_level    the level of ladybug.error and ladybug.access, when given
+    log_level    the level of ladybug.error, ladybug.access and ladybug.asgi, when given
     access_log   off takes the access logger its handlers, whoever gave them
 
     Raises ConfigError when log_config cannot be read or is refused by `logging.config`.
@@ -182,8 +196,8 @@ def configure_logging(config: "Config") -> None:
     logging.addLevelName(TRACE, "TRACE")
     _apply(config.log_config, config.use_colors)
     if config.log_level is not None:
-        logging.getLogger("ladybug.error").setLevel(config.log_level)
-        logging.getLogger("ladybug.access").setLevel(config.log_level)
+        for name in ("ladybug.error", "ladybug.access", "ladybug.asgi"):
+            logging.getLogger(name).setLevel(config.log_level)
     if not config.access_log:
         access = logging.getLogger("ladybug.access")
         access.handlers = []

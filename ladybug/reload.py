@@ -156,6 +156,7 @@ class Reloader:
                 self._hear_worker()
                 self._reap()
                 self._press()
+            logger.info("Stopped")
         finally:
             self._signals.give_back()
             close_listeners(self._listeners)
@@ -190,8 +191,12 @@ class Reloader:
             close_listeners(self._listeners)
             logger.info("Stopping")
             self._tell(signal.SIGTERM)
+        elif self._stops == 2:
+            logger.warning("Cutting short what still runs. Stop again to kill it")
+            self._tell(signal.SIGQUIT)
         else:
-            self._tell(signal.SIGQUIT if self._stops == 2 else signal.SIGKILL)
+            logger.warning("Stopping at once: killing the worker")
+            self._tell(signal.SIGKILL)
 
     def _hear_watcher(self) -> None:
         if self._changes < 0:
@@ -248,8 +253,8 @@ class Reloader:
         if was_told is signal.SIGKILL:
             self._exit_code = 1 if self._stops else 0
         if self._stops:
-            logger.info("Stopped")
-        elif was_told is not None:
+            return
+        if was_told is not None:
             self._start_worker()
         elif returncode == STARTUP_FAILURE:
             logger.info("Waiting for a change")

@@ -5,9 +5,9 @@ A worker process runs one; a program may run its own inside a loop that it owns 
 The stop, in phases (each begins when the one before has nothing left to do, or its time is over):
 1. responses say Connection: close, idle connections are closed; then what waits in the listeners' queues is taken, and
    the listeners are closed;
-2. what runs may finish; WebSockets are closed with 1012; streams without a known end are told http.disconnect, the silent
-   ones first, the others when half the time is over. Not before: frameworks cancel a request that is told so, and it would
-   end as an error;
+2. what runs may finish; WebSockets are closed with 1012; streams without a known end are told http.disconnect: those of an
+   EventSource and the silent ones first, the others when half the time is over. Not before: frameworks cancel a request that is
+   told so, and a download would end as an error;
 3. at timeout_graceful_shutdown, or when escalated, what still runs is cancelled;
 4. lifespan shutdown, always, on a budget of its own.
 """
@@ -20,6 +20,7 @@ import socket
 from collections.abc import Callable, Generator
 from typing import Any
 
+from ladybug import trace
 from ladybug.accept import Acceptor
 from ladybug.access_log import LoggingAccessLog, PlainAccessLog
 from ladybug.asgi.exchange import Exchange
@@ -184,6 +185,8 @@ class Server:
     async def _serve(self, sockets: list[socket.socket] | None) -> None:
         self.load()
         app, version = self._app, self._version
+        if trace.is_wanted():
+            app = trace.Traced(app)
         lifespan = Lifespan(app, self.config.lifespan, version)
         try:
             if not await self._start(lifespan):

@@ -16,7 +16,7 @@ raise ValueError with words that continue "port: ..."; take your own result agai
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, Self, TypeVar, overload
 
 Value = TypeVar("Value")  # what config.<name> is
@@ -225,24 +225,27 @@ class Switch:
 
 
 class OneOf(Generic[ValueOut]):
-    """One of a few names."""
+    """One of a few names. `answers` has what to tell who gives one that only others know."""
 
-    def __init__(self, *names: ValueOut) -> None:
+    def __init__(self, *names: ValueOut, answers: Mapping[str, str] | None = None) -> None:
         self.names = names
+        self.answers = answers or {}
         self.metavar = "|".join(str(name) for name in names)
 
     def __call__(self, given: object) -> ValueOut:
         for name in self.names:
             if name == given:
                 return name
+        _answer(given, self.answers)
         raise ValueError(f"{given!r} is not one of {', '.join(str(name) for name in self.names)}")
 
 
 class NameOrImport:
-    """One of a few names, or an import string "module:attribute"."""
+    """One of a few names, or an import string "module:attribute". `answers` as for OneOf."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, answers: Mapping[str, str] | None = None) -> None:
         self.names = names
+        self.answers = answers or {}
         self.metavar = "|".join([*names, "MODULE:FACTORY"])
 
     def __call__(self, given: object) -> str:
@@ -250,6 +253,7 @@ class NameOrImport:
             module, _, attribute = given.partition(":")
             if given in self.names or (module and attribute):
                 return given
+        _answer(given, self.answers)
         raise ValueError(f"{given!r} is not one of {', '.join(self.names)} or an import string module:factory")
 
 
@@ -314,6 +318,11 @@ class Headers:
 
 # RFC 9110, 5.6.2: token = 1*tchar
 TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def _answer(given: object, answers: Mapping[str, str]) -> None:
+    if isinstance(given, str) and given in answers:
+        raise ValueError(f"{given!r}: {answers[given]}")
 
 
 def _number(make: Callable[[int | float | str], Number], given: int | float | str) -> Number | None:

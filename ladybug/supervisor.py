@@ -456,7 +456,7 @@ class Supervisor:
             process.serving_since = process.heard = now
             process.deadline = now + self._limits[Worker.SERVING]
             process.slot.has_served = True
-            self._log(DEBUG if self.fleet is Fleet.BOOTING else INFO, f"{process.name} is ready")
+            self._log(INFO, f"{process.name} is ready")
         elif process.state is Worker.FAILED:
             process.deadline = now + self._limits[Worker.FAILED]
             self._boot_failed(process.slot, f"{process.name} could not start", text, now, process)
@@ -830,6 +830,8 @@ class Supervisor:
             )
         elif self.fleet is Fleet.QUITTING:
             self._log(WARNING, "Cutting short what still runs. Stop again to kill it")
+        elif self.fleet is Fleet.KILLING:
+            self._log(WARNING, "Stopping at once: killing the workers")
 
     def _log(self, level: int, text: str) -> None:
         self._actions.append(Log(level, text))

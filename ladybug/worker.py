@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from setproctitle import setproctitle
 
 from ladybug.about import announce
-from ladybug.config import reread_env_file
+from ladybug.env_file import reload_env_file
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
 from ladybug.link import (
     ALARM_MARGIN,
@@ -98,6 +98,7 @@ def run_standalone(config: "Config") -> int:
         drop_privileges(config)
         with _signals_restored():
             _Standalone(config, listeners[0], Notifier.from_environment()).run()
+        logger.info("Stopped")
     finally:
         close_listeners(listeners)
         remove_path(config)
@@ -126,7 +127,8 @@ def run_worker(config: "Config", listeners: list[socket.socket], ties: Ties) -> 
     worker = _Worker(config, listeners, ties)
     try:
         # The master keeps what it has read when it started; a worker goes by what the files say now.
-        reread_env_file(config)
+        if config.env_file is not None:
+            reload_env_file(config.env_file, config.names_from_env_file)
         if isinstance(config.log_config, str):
             configure_logging(config)
         worker.run()
@@ -386,15 +388,25 @@ class _Standalone(_Serving):
         self.delay = config.shutdown_delay
         self._notifier = notifier
         self._is_leaving = False
+        self._is_cut_short = False
 
     def on_stop(self) -> None:
         if self._is_leaving or not self.delay:
             super().on_stop()
         elif self.server is not None:
             self._is_leaving = True
+            logger.info(
+                "Stopping in %g s; until then connections are taken and closed. Stop again to begin now", self.delay
+            )
             self.on_leave()
             self._notifier.stopping(self.delay + longest_stop(self.config) + ALARM_MARGIN)
             asyncio.get_running_loop().call_later(self.delay, self.begin_stop)
+
+    def on_quit(self) -> None:
+        if not self._is_cut_short:
+            self._is_cut_short = True
+            logger.warning("Stopping at once: cutting short what still runs")
+        super().on_quit()
 
     def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._notifier.starting(time.monotonic())
@@ -408,6 +420,9 @@ class _Standalone(_Serving):
 
     def draining(self) -> None:
         super().draining()
+        logger.info(
+            "Stopping; what runs has %g s to finish. Stop again to cut it short", self.config.timeout_graceful_shutdown
+        )
         self._notifier.stopping(longest_stop(self.config) + ALARM_MARGIN)
         turn_away(self.config, [self.listeners])
 

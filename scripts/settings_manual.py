@@ -6,7 +6,8 @@ A test fails when the file is out of date.
 from pathlib import Path
 from typing import Any
 
-from ladybug.config import NOT_SUPPORTED, SETTINGS
+from ladybug.config import SETTINGS
+from ladybug.hints import NOT_SUPPORTED
 from ladybug.setting import Setting
 
 TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -23,9 +24,11 @@ Each setting can be given
 - in a program: `ladybug.run("module:app", port=8080)` or `ladybug.Config("module:app", port=8080)`.
 
 The command line wins over `LADYBUG_` variables; these win over `WEB_CONCURRENCY` and `FORWARDED_ALLOW_IPS`, which programs
-heed too; then comes the default. An empty variable counts as not set. In variables, switches take `1`, `true`, `yes`, `on` or
-`0`, `false`, `no`, `off`. Durations are seconds and may have a fraction. A value that is not valid ends the command with
-exit code 2 and raises `ladybug.ConfigError` in a program.
+heed too; then comes the default. An empty variable counts as not set. A `LADYBUG_` variable that is no setting is told of in
+the log, unless Kubernetes or Docker have set it for a service whose name begins with `ladybug`. In variables, switches take
+`1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`. Durations are seconds and may have a fraction. A value that is not
+valid ends the command with exit code 2 and raises
+`ladybug.ConfigError` in a program.
 
 Names and meanings are uvicorn's where uvicorn has the option. Two defaults differ on purpose: `--timeout-keep-alive` and
 `--timeout-graceful-shutdown` say why.

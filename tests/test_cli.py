@@ -12,8 +12,9 @@ import pytest
 
 import ladybug
 from ladybug import about, cli
-from ladybug.config import NOT_SUPPORTED, SETTINGS, Config
+from ladybug.config import SETTINGS, Config
 from ladybug.exceptions import ConfigError, StartupError
+from ladybug.hints import GUNICORN, NOT_SUPPORTED
 from ladybug.setting import Setting
 
 APP = "async def app(scope, receive, send): pass\n"
@@ -148,6 +149,74 @@ def test_an_option_of_uvicorn_alone_is_refused_with_an_answer(name: str) -> None
             given(*typed, "main:app")
 
 
+@pytest.mark.parametrize("name", GUNICORN)
+def test_an_option_of_gunicorn_alone_is_refused_with_what_to_use_instead(name: str) -> None:
+    flag = "-" + name if len(name) == 1 else "--" + name.replace("_", "-")
+    for typed in ([flag, "main:app"], [flag, "value", "main:app"], [f"{flag}=value"]):
+        with pytest.raises(click.UsageError) as caught:
+            given(*typed)
+        assert caught.value.message == f"{flag}: this option of gunicorn is not here; {GUNICORN[name]}."
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        (["--ws-per-message-deflate", "true"], True),
+        (["--ws-per-message-deflate", "False"], False),
+        (["--ws-per-message-deflate=off"], False),
+        (["--ws-per-message-deflate"], True),
+        (["--no-ws-per-message-deflate"], False),
+    ],
+)
+def test_a_switch_may_be_followed_by_a_word(typed: list[str], value: bool) -> None:
+    assert given(*typed, "main:app") == {"app": "main:app", "ws_per_message_deflate": value}
+
+
+def test_a_switch_takes_no_other_word() -> None:
+    with pytest.raises(click.UsageError, match="does not take a value"):
+        given("--reload=perhaps", "main:app")
+
+
+def remarks(tmp_path: Path, *typed: str, **variables: str) -> list[str]:
+    """What a server that cannot start says before that."""
+    done = command("nowhere:app", "--workers", "0", "--port", "0", *typed, cwd=tmp_path, **variables)
+    assert done.returncode == 3
+    return [line.removeprefix("WARNING:  ") for line in done.stderr.splitlines() if line.startswith("WARNING")]
+
+
+def test_variables_that_are_no_settings_are_told_of(tmp_path: Path) -> None:
+    assert remarks(tmp_path, LADYBUG_WORKRES="4", LADYBUG_ZZZZZZ="1", LADYBUG_TIMEOUT_SEND="3", WORKRES="4") == [
+        "LADYBUG_WORKRES: there is no such setting; did you mean LADYBUG_WORKERS?",
+        "LADYBUG_ZZZZZZ: there is no such setting",
+    ]
+
+
+def test_variables_of_services_are_not_told_of(tmp_path: Path) -> None:
+    """As Kubernetes makes them for services called ladybug and ladybug-web."""
+    links = {
+        f"LADYBUG_{name}{rest}": value
+        for name in ("", "WEB_")
+        for rest, value in {
+            "SERVICE_HOST": "10.0.0.1",
+            "SERVICE_PORT": "80",
+            "SERVICE_PORT_HTTP": "80",
+            "PORT": "tcp://10.0.0.1:80",
+            "PORT_80_TCP": "tcp://10.0.0.1:80",
+            "PORT_80_TCP_PROTO": "tcp",
+            "PORT_80_TCP_PORT": "80",
+            "PORT_80_TCP_ADDR": "10.0.0.1",
+        }.items()
+    }
+    assert remarks(tmp_path, "--port", "0", **links) == []
+
+
+def test_variables_in_the_file_of_env_file_that_come_too_late_are_told_of(tmp_path: Path) -> None:
+    pytest.importorskip("dotenv")
+    (tmp_path / ".env").write_text("LADYBUG_PORT=80\nLADYBUG_WORKRES=4\nCOLOUR=red\n")
+    late = "it stands in the file of --env-file, which is read too late for it"
+    assert remarks(tmp_path, "--env-file", ".env") == [f"LADYBUG_PORT: {late}", f"LADYBUG_WORKRES: {late}"]
+
+
 @pytest.mark.parametrize(
     ("typed", "variables", "message"),
     [
@@ -158,7 +227,19 @@ def test_an_option_of_uvicorn_alone_is_refused_with_an_answer(name: str) -> None
         (["--log-level", "loud", "m:a"], {}, "Invalid value for '--log-level': 'loud' is not one of critical, error,"),
         (["--header", "X", "m:a"], {}, "Invalid value for '--header': 'X' is not of the form \"Name: value\"."),
         (["--prot", "1", "m:a"], {}, "No such option '--prot'."),
+        (
+            ["m:a"],
+            {"LADYBUG_PORT": "tcp://10.0.0.1:80"},
+            "Invalid value for 'LADYBUG_PORT': it is the address of a service",
+        ),
+        (
+            ["--ws", "wsproto", "m:a"],
+            {},
+            "Invalid value for '--ws': 'wsproto': Ladybug has its own WebSocket; use auto.",
+        ),
         (["--http2", "m:a"], {}, "--http2: this option of uvicorn is not supported yet."),
+        (["-w", "4", "m:a"], {}, "-w: this option of gunicorn is not here; use --workers."),
+        (["-b0.0.0.0:80", "m:a"], {}, "-b: this option of gunicorn is not here; use --host and --port, or --uds."),
         (["--uds", "x", "--fd", "3", "m:a"], {}, "uds and fd both say where to listen: give one of them."),
         (["--log-config", "nowhere.ini", "m:a"], {}, "log_config: cannot read nowhere.ini: "),
         (["m:a", "n:b"], {}, "Got unexpected extra argument"),

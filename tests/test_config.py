@@ -1,6 +1,7 @@
 """The table of settings and `Config`: names, defaults, validation, where values come from, and the manual made of it."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, reread_env_file
+from ladybug.config import SETTINGS, Config
+from ladybug.env_file import reload_env_file
 from ladybug.exceptions import ConfigError
+from ladybug.hints import GUNICORN, NOT_SUPPORTED
 from ladybug.log import LOGGING_CONFIG
 from ladybug.setting import Setting
 
@@ -126,6 +129,22 @@ def test_every_option_of_uvicorn_is_a_setting_or_refused_with_an_answer(name: st
             config(**{name: True})
 
 
+def test_no_setting_is_called_another_servers() -> None:
+    assert not set(ROWS) & {*NOT_SUPPORTED, *GUNICORN}
+    assert not set(NOT_SUPPORTED) & set(GUNICORN)
+
+
+def test_a_hint_names_only_options_that_are_there() -> None:
+    flags = {flag for row in SETTINGS for flag in row.flag.split("/")} | {"--help"}
+    named = {flag for text in (*NOT_SUPPORTED.values(), *GUNICORN.values()) for flag in re.findall(r"--[a-z-]+", text)}
+    assert named <= flags
+
+
+def test_gunicorns_names_are_answered_in_programs_too() -> None:
+    with pytest.raises(ConfigError, match=r"^bind: this option of gunicorn is not here; use --host and --port"):
+        config(bind="0.0.0.0:80")
+
+
 def test_an_unknown_name_is_refused_with_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match=r"^prot: there is no such setting; did you mean port\?$"):
         Config("module:app", prot=1)  # type: ignore[call-arg]  # and type checkers know the settings, too
@@ -182,6 +201,10 @@ TAKEN = [
     ("headers", "X-One: 1\nX-Two:2\n", [("X-One", "1"), ("X-Two", "2")]),
     ("forwarded_allow_ips", ["10.0.0.0/8", "::1"], "10.0.0.0/8,::1"),
     ("forwarded_allow_ips", "*", "*"),
+    ("forwarded_allow_ips", "", ""),
+    ("forwarded_allow_ips", [], ""),
+    ("forwarded_allow_ips", "10.0.0.1, 2001:db8::/32 ,fe80::1%eth0", "10.0.0.1,2001:db8::/32,fe80::1%eth0"),
+    ("forwarded_allow_ips", "testclient,/run/proxy.sock", "testclient,/run/proxy.sock"),
 ]
 
 
@@ -215,9 +238,15 @@ REFUSED = [
     ("host", 0, "0 is not text"),
     ("factory", "perhaps", "'perhaps' is neither on nor off"),
     ("factory", 1, "1 is neither on nor off"),
-    ("interface", "wsgi", "'wsgi' is not one of auto, asgi3, asgi2"),
+    ("interface", "wsgi", "'wsgi': Ladybug serves ASGI; wrap the application"),
+    ("interface", "asgi1", "'asgi1' is not one of auto, asgi3, asgi2"),
+    ("ws", "websockets", "'websockets': Ladybug has its own WebSocket; use auto"),
+    ("ws", "websockets-sansio", "'websockets-sansio': Ladybug has its own WebSocket; use auto"),
+    ("ws", "wsproto", "'wsproto': Ladybug has its own WebSocket; use auto"),
+    ("ws", "module:Protocol", "'module:Protocol' is not one of auto, none"),
     ("lifespan", "maybe", "'maybe' is not one of auto, on, off"),
-    ("loop", "zuvloop", "'zuvloop' is not one of auto, asyncio, uvloop or an import string module:factory"),
+    ("loop", "zuvloop", "'zuvloop': it is not supported; use auto, asyncio or uvloop"),
+    ("loop", "trio", "'trio' is not one of auto, asyncio, uvloop or an import string module:factory"),
     ("log_level", "loud", "'loud' is not one of critical, error, warning, info, debug, trace, nor a number"),
     ("log_config", 5, "5 is not a path"),
     ("uds", "", "'' is not a path"),
@@ -238,6 +267,16 @@ REFUSED = [
     ("headers", [("X", "\N{SNOWMAN}")], "the value of X holds a character that a header cannot carry"),
     ("headers", 5, "5 is not a list of header fields"),
     ("forwarded_allow_ips", 5, "5 is neither text nor a list of texts"),
+    ("forwarded_allow_ips", [5], "[5] is neither text nor a list of texts"),
+    ("forwarded_allow_ips", "10.0.0.0/33", "'10.0.0.0/33' does not appear to be an IPv4 or IPv6 network"),
+    ("forwarded_allow_ips", "10.0.0.1/8", "10.0.0.1/8 has host bits set"),
+    ("forwarded_allow_ips", "10.0.0.256", "'10.0.0.256' does not appear to be"),
+    ("forwarded_allow_ips", "192.168.*", "'192.168.*' does not appear to be"),
+    ("forwarded_allow_ips", "10.0.0.1:8000", "'10.0.0.1:8000' does not appear to be"),
+    ("forwarded_allow_ips", "proxies/8", "'proxies/8' does not appear to be"),
+    ("forwarded_allow_ips", "10.0.0.1 10.0.0.2", "'10.0.0.1 10.0.0.2' is no address; between two of them is one comma"),
+    ("forwarded_allow_ips", "10.0.0.1,,10.0.0.2", "'' is no address; between two of them is one comma"),
+    ("forwarded_allow_ips", ["10.0.0.1", ""], "'' is no address; between two of them is one comma"),
 ]
 
 
@@ -314,11 +353,11 @@ def test_an_env_file_that_is_read_again_changes_what_it_had_set_and_nothing_else
     made = config(env_file=file)
     assert made.names_from_env_file == {"COLOUR", "GONE"}
     file.write_text("COLOUR=blue\nNEW=2\nFIXED=2\n")
-    reread_env_file(made)
+    reload_env_file(str(file), made.names_from_env_file)
     assert [os.environ.get(name) for name in ("COLOUR", "GONE", "NEW", "FIXED")] == ["blue", None, "2", "by the user"]
     file.unlink()
     with pytest.raises(ConfigError, match="env_file: cannot read"):
-        reread_env_file(made)
+        reload_env_file(str(file), made.names_from_env_file)
 
 
 def test_an_env_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -87,12 +87,10 @@ async def nothing_comes(pair: Pair) -> bool:
 
 
 @on_every_stack
-async def test_a_silent_connection_is_answered_408(stack: Stack) -> None:
+async def test_a_silent_connection_is_closed_without_an_answer(stack: Stack) -> None:
     async with stack.pair(hello) as pair:
         await expires(pair, HEAD)
-        response = await pair.response()
-        assert (response.status, response.values(b"connection")) == (408, [b"close"])
-        assert await pair.rest() == b""
+        assert await pair.rest() == b"", "there is no request that a 408 could answer"
 
 
 @on_every_stack

@@ -20,8 +20,9 @@ import pytest
 
 import ladybug
 from ladybug.cli import given_values, main
-from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, not_supported
+from ladybug.config import SETTINGS, Config
 from ladybug.ctl import ctl
+from ladybug.hints import GUNICORN, NOT_SUPPORTED, foreign_option, is_foreign
 from tests.integration.support import ROOT, Client, Program, Server, serve
 from tests.integration.websocket.peer import connect, handshake_bytes
 
@@ -134,8 +135,8 @@ def test_a_command_does_what_its_page_says(command: str, monkeypatch: pytest.Mon
         assert done.exit_code == 0 and {"--version", "--help"} & set(arguments)
         return
     except click.UsageError as error:
-        name = arguments[0].removeprefix("--").replace("-", "_")
-        assert name in NOT_SUPPORTED and not_supported(name) in error.message
+        name = arguments[0].lstrip("-").replace("-", "_")
+        assert is_foreign(name) and foreign_option(name) in error.message
         return
     values = given_values(context.params)
     config = Config(values.pop("app"), **values)
@@ -151,14 +152,7 @@ def options_in(page: Path) -> set[str]:
 def test_pages_name_only_options_that_are_there() -> None:
     known = {option for row in SETTINGS for option in row.flag.split("/")} | {"--version", "--help"}
     uvicorns = {f"--{name.replace('_', '-')}" for name in NOT_SUPPORTED}
-    gunicorns = {
-        "--max-requests",
-        "--max-requests-jitter",
-        "--graceful-timeout",
-        "--keep-alive",
-        "--timeout",
-        "--preload",
-    }
+    gunicorns = {f"--{name.replace('_', '-')}" for name in GUNICORN} | {"--preload"}
     families = {"--ssl-"}
     pages = ("README.md", "docs/protocol.md", "docs/signals.md", "docs/deployment.md")
     named = set().union(*(options_in(ROOT / page) for page in pages))

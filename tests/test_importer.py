@@ -247,6 +247,14 @@ def test_a_missing_attribute_comes_with_the_nearest_one(project: Project) -> Non
     assert project.failure(f"{name}:zzz").endswith('has no attribute "zzz".')
 
 
+def test_a_factory_is_not_called_in_the_string_as_gunicorn_does(project: Project) -> None:
+    name = project.module("def create(name='x'): pass\n")
+    for typed in ("create()", "create('a.b')"):
+        assert project.failure(f"{name}:{typed}").endswith(
+            f'; for what "create" returns, give {name}:create and --factory.'
+        )
+
+
 def test_an_attribute_that_raises_is_the_users_exception(project: Project) -> None:
     name = project.module("def __getattr__(name):\n    raise RuntimeError('lazy import failed')\n")
     text = project.failure(f"{name}:app")

@@ -29,6 +29,7 @@ from ladybug.log import (
     plain_access,
     reopen_log_files,
     status_text,
+    wants_colours,
 )
 
 NAMES = ("ladybug", "ladybug.error", "ladybug.access")
@@ -46,6 +47,13 @@ def _loggers_restored() -> Iterator[None]:
     for one, (level, propagate, handlers, filters) in zip(loggers, before, strict=True):
         one.setLevel(level)
         one.propagate, one.handlers, one.filters = propagate, handlers, filters
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
 
 
 Capture = pytest.CaptureFixture[str]
@@ -89,6 +97,37 @@ def test_a_terminal_gets_colours_and_anything_else_none(monkeypatch: pytest.Monk
         assert DefaultFormatter().use_colors
         assert not AccessFormatter().use_colors
         assert not DefaultFormatter(use_colors=False).use_colors
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("variables", "on_terminal", "elsewhere"),
+    [
+        ({}, True, False),
+        ({"NO_COLOR": "1"}, False, False),
+        ({"NO_COLOR": ""}, True, False),
+        ({"FORCE_COLOR": "1"}, True, True),
+        ({"FORCE_COLOR": ""}, True, False),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_variables_ask_for_colours_or_forbid_them(
+    variables: dict[str, str], on_terminal: bool, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (wants_colours(Terminal()), wants_colours(io.StringIO()), wants_colours(None)) == (
+        on_terminal,
+        elsewhere,
+        elsewhere,
+    )
+    assert DefaultFormatter(use_colors=True).use_colors
+    assert not DefaultFormatter(use_colors=False).use_colors
 
 
 def test_a_process_without_standard_streams_can_still_be_configured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,6 +306,44 @@ async def test_a_silent_stream_is_asked_to_end(stack: Stack) -> None:
         assert running.log.messages(logging.WARNING) == []
 
 
+@on_one_stack
+async def test_an_event_source_is_asked_to_end_although_it_flows_and_a_download_is_not(stack: Stack) -> None:
+    puppet = Puppet()
+    events = b"Text/Event-Stream; charset=utf-8"
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    # Half of the time is more than this test has.
+    async with serving(stack, puppet, timeout_graceful_shutdown=600) as running:
+        clients, calls = [], []
+        for request, kind in ((GET, events), (GET, b"text/csv"), (post, events)):
+            clients.append(await running.request(request))
+            call = await puppet.call()
+            await call.receive()
+            await call.start(headers=[(b"Content-Type", kind)])
+            await call.body(b"x", True)
+            calls.append(call)
+        told, *never_told = [asyncio.ensure_future(call.receive()) for call in calls]
+        stopping = asyncio.ensure_future(running.stop())
+        while not told.done():
+            for call in calls:
+                await call.body(b"x", True)
+            await asyncio.sleep(0.05)
+        assert told.result() == {"type": "http.disconnect"}
+        await calls[0].body(b"bye")
+        calls[0].returns()
+        assert (await clients[0].response()).content.endswith(b"xbye")
+        for _ in range(20):
+            for call in calls[1:]:
+                await call.body(b"x", True)
+            await asyncio.sleep(0.05)
+        assert not any(task.done() for task in never_told)
+        for call, client in zip(calls[1:], clients[1:], strict=True):
+            await call.body(b"end")
+            call.returns()
+            assert (await client.response()).content.endswith(b"xend")
+        await stopping
+        assert running.log.messages(logging.WARNING) == []
+
+
 async def until_called(server: Server) -> None:
     while not server.in_flight:  # noqa: ASYNC110 - the application tells nobody
         await asyncio.sleep(0)

@@ -256,6 +256,7 @@ def booted(slots: int = 1, *, delay: float = 0.0, boot: float = 0.0) -> MadeUpFl
     for pid in list(fleet.alive):
         fleet.report(pid, Report.READY)
     assert fleet.supervisor.fleet is Fleet.RUNNING
+    fleet.log.clear()
     return fleet
 
 
@@ -455,6 +456,11 @@ def test_each_further_stop_goes_one_degree_further() -> None:
     fleet.stop()
     fleet.stop()
     assert list(fleet.told.values()) == [[SIGTERM, SIGQUIT, SIGKILL]] * 2
+    assert fleet.texts(INFO) == [
+        "Stopping; what runs has 30 s to finish. Stop again to cut it short",
+        "Cutting short what still runs. Stop again to kill it",
+        "Stopping at once: killing the workers",
+    ]
 
 
 def test_workers_are_killed_at_their_deadline_and_the_stop_is_then_not_clean() -> None:

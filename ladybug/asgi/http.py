@@ -64,6 +64,7 @@ class HttpExchange(Exchange):
         self.status: int = 0
         self.framing: i64 = BY_LENGTH
         self.length: i64 = -1  # content still to come, when framed by length
+        self.is_events = False  # it is a stream of server-sent events, for an EventSource
         self.trailers = False
 
     def request_line(self) -> tuple[str, str]:
@@ -99,7 +100,10 @@ class HttpExchange(Exchange):
         self.wake()
 
     def may_leave(self, silent: bool, late: bool) -> bool:
-        return self.is_stream() and (silent or late)
+        # What an EventSource reads does not end by itself, and comes back by itself (HTML Standard, section 9.2.3). It asks by
+        # GET; events that answer a POST are the pieces of one answer, as language models give it. That, and any other
+        # stream, may be a download: as long as it flows, it is to be finished.
+        return self.is_stream() and (self.is_events or silent or late)
 
     def leave(self) -> None:
         """Tell the application http.disconnect while its response may still be written: the graceful stop. Not before it
@@ -224,6 +228,8 @@ class HttpExchange(Exchange):
             raise
         self.status = status
         self.state = BODY
+        if self.is_stream() and self.method == "GET":
+            self.is_events = announces_events(headers)
         if not self.service.in_turn:
             self.service.end_turn_soon()
 
@@ -455,3 +461,11 @@ class HttpExchange(Exchange):
         if self.framing != NO_CONTENT:
             writer.write(content)
         self._complete(wire)
+
+
+def announces_events(headers: list[Any]) -> bool:
+    """Whether the content is text/event-stream, by header fields that were written already."""
+    for pair in headers:
+        if isinstance(pair, (tuple, list)) and bytes(pair[0]).lower() == b"content-type":
+            return bytes(pair[1]).lower().startswith(b"text/event-stream")
+    return False

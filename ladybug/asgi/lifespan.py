@@ -12,6 +12,9 @@ from ladybug.exceptions import StartupError
 
 logger = logging.getLogger("ladybug.error")
 
+# Seconds after which users are told what they wait for.
+SLOW = 1.0
+
 
 class Lifespan:
     """Runs the application's lifespan.
@@ -40,14 +43,13 @@ class Lifespan:
         """Tell the application to start and wait until it has. Raises StartupError with the cause."""
         if self.mode == "off":
             return
-        logger.info("Waiting for application startup.")
         state: dict[str, Any] = {}
         scope = {"type": "lifespan", "asgi": {"version": self.asgi_version, "spec_version": "2.0"}, "state": state}
         self._task = asyncio.get_running_loop().create_task(self._run(scope), name="ladybug-lifespan")
         kind, text = await self._ask("lifespan.startup")
         if kind == "lifespan.startup.complete":
             self.state = state
-            logger.info("Application startup complete.")
+            logger.debug("Application startup complete.")
         elif kind == "lifespan.startup.failed":
             self.abandon()
             raise StartupError(f"Application startup failed{': ' + text if text else '.'}")
@@ -59,7 +61,9 @@ class Lifespan:
         error = self._error
         self._task = None
         if self.mode == "auto" and (error is None or isinstance(error, Exception)):
-            logger.info("ASGI 'lifespan' protocol appears unsupported.")
+            # Most applications that raise mean that they have none. One that has may have failed: so it is told.
+            level = logging.DEBUG if error is None else logging.INFO
+            logger.log(level, "ASGI 'lifespan' protocol appears unsupported%s", f": {error!r}" if error else ".")
             if error is not None:
                 logger.debug("The application raised for the lifespan scope", exc_info=error)
             return
@@ -78,7 +82,6 @@ class Lifespan:
             return
         kind = ""
         if not task.done():
-            logger.info("Waiting for application shutdown.")
             try:
                 async with asyncio.timeout(budget):
                     kind, text = await self._ask("lifespan.shutdown")
@@ -89,7 +92,7 @@ class Lifespan:
             if kind == "lifespan.shutdown.failed":
                 logger.error("Application shutdown failed%s", f": {text}" if text else ".")
             elif kind == "lifespan.shutdown.complete":
-                logger.info("Application shutdown complete.")
+                logger.debug("Application shutdown complete.")
         if self._error is not None and kind != "lifespan.shutdown.failed":
             logger.error("Exception in the application's lifespan", exc_info=self._error)
 
@@ -103,7 +106,14 @@ class Lifespan:
         """Send one message and wait for its answer, or for ("", "") when the call ends without one."""
         self._question = question
         self._messages.put_nowait({"type": question})
-        return await self._answers.get()
+        # Several workers start and stop at once: what is quick is not worth their lines.
+        slow = asyncio.get_running_loop().call_later(
+            SLOW, logger.info, "Waiting for application %s.", question.removeprefix("lifespan.")
+        )
+        try:
+            return await self._answers.get()
+        finally:
+            slow.cancel()
 
     async def _run(self, scope: dict[str, Any]) -> None:
         try:

@@ -65,7 +65,7 @@ def workers_of(server: Server) -> dict[int, int]:
 
 def await_successor(server: Server, number: int, old: int) -> int:
     """The pid of the worker that took the place of `old`, once it is ready."""
-    server.output.wait_for(rf"Worker {number} \(pid (?!{old}\b)\d+\) is ready")
+    server.output.wait_for(rf"Worker {number} \(pid {old}\) is ready[\s\S]*Worker {number} \(pid \d+\) is ready")
     return workers_of(server)[number]
 
 

@@ -76,12 +76,16 @@ def server_command() -> list[str]:
     return [str(installed)] if installed.exists() else [sys.executable, "-m", "ladybug"]
 
 
+# Variables that servers heed beside LADYBUG_*.
+SETTING_NAMES: Final = frozenset({"WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "NO_COLOR", "FORCE_COLOR"})
+
+
 def server_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without anything that would change the server's settings behind a test's back."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("LADYBUG_") and name not in ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
+        if not name.startswith("LADYBUG_") and name not in SETTING_NAMES
     }
     return {**kept, "PYTHONUNBUFFERED": "1", **(extra or {})}
 

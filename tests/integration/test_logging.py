@@ -94,6 +94,15 @@ def test_colours_are_for_those_who_ask() -> None:
         assert "\x1b[" not in server.output.wait_for(r".*GET /hello.*")[0]
 
 
+def test_colours_can_be_asked_for_and_forbidden_by_variables() -> None:
+    with serve("http1:app", env={"FORCE_COLOR": "1"}) as server:
+        server.request("/hello")
+        assert "\x1b[" in server.output.wait_for(r".*GET /hello.*")[0]
+    with serve("http1:app", "--use-colors", env={"NO_COLOR": "1"}) as server:
+        server.request("/hello")
+        assert "\x1b[" in server.output.wait_for(r".*GET /hello.*")[0], "the option was given on purpose"
+
+
 def settings() -> dict[str, Any]:
     """A configuration as people bring it from other servers: own formats, the loggers by name."""
     return {

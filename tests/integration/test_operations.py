@@ -119,7 +119,7 @@ def test_a_worker_that_dies_is_replaced_by_one_of_the_same_user() -> None:
     with serve(APP, "--user", "nobody", workers=1) as server:
         first = server.request("/who").value()
         os.kill(first["pid"], signal.SIGKILL)
-        server.output.wait_for(r"Worker 1 \(pid \d+\) is ready")
+        server.output.wait_for(rf"Worker 1 \(pid (?!{first['pid']}\b)\d+\) is ready")
         second = server.request("/who").value()
         assert second["pid"] != first["pid"]
         assert second["uids"] == first["uids"]

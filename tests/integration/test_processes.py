@@ -393,6 +393,7 @@ def test_a_third_stop_kills_a_worker_whose_loop_is_blocked(control: Control) -> 
             server.output.wait_for(answer)
         server.signal(SIGTERM)
         assert server.wait(5) == 1, "a worker that had to be killed is no clean stop"
+        server.output.wait_for("Stopping at once: killing the workers")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -55,12 +55,11 @@ def dribble(client: Client, data: bytes, pause: float = 0.2) -> int:
 # -- the head
 
 
-def test_a_silent_connection_is_ended(client: Client) -> None:
+def test_a_silent_connection_is_closed_without_a_word(client: Client) -> None:
+    """RFC 9110 section 15.5.9: 408 is for a request that is not complete. Here there is none: a browser's spare connection."""
     watch = Stopwatch()
-    rest = client.read_to_end()
+    client.expect_end()
     watch.check()
-    assert rest == b"" or rest.startswith(b"HTTP/1.1 408 ")
-    assert client.ended == "closed"
 
 
 def expect_408_of_each(server: Server, beginnings: list[bytes]) -> None:
