@@ -16,6 +16,9 @@ from ladybug.config import NOT_SUPPORTED, SETTINGS, Config, not_supported
 from ladybug.exceptions import ConfigError
 from ladybug.setting import Setting
 
+# A parameter of click's is either a switch or takes a value; these are typed as both.
+NEGATIVES = {row.negative: f"{row.flag}=off" for row in SETTINGS if row.negative is not None}
+
 
 class LadybugCommand(click.Command):
     """Adds to click's command: help by groups, an answer to who types an option that only uvicorn has, and `ladybug ctl`."""
@@ -32,6 +35,7 @@ class LadybugCommand(click.Command):
         return super().main(words, prog_name, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args = [NEGATIVES.get(arg, arg) for arg in args]
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:

@@ -19,6 +19,7 @@ from typing import Any, Literal, dataclass_transform
 from ladybug.exceptions import ConfigError
 from ladybug.log import LEVELS, LOGGING_CONFIG
 from ladybug.setting import (
+    Boolean,
     Computed,
     Directory,
     FilePath,
@@ -437,9 +438,10 @@ class Config(Table):
     )
     ws_per_message_deflate: Setting[bool, bool] = Setting(
         default=True,
-        kind=Switch(),
+        kind=Boolean(),
         group=WEBSOCKET,
-        help="Compress messages (permessage-deflate) when the client offers it.",
+        help="Compress messages (permessage-deflate) when the client offers it. --no-ws-per-message-deflate is short for"
+        " false.",
     )
 
     log_level: Setting[int | None, int | str | None] = Setting(
