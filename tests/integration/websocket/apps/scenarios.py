@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import sys
+import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -596,6 +597,17 @@ async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     report(scope, "deaf")
     await go_ahead(scope)
     await _count(receive, send)
+
+
+@app.route
+async def sip(scope: Scope, receive: Receive, send: Send) -> None:
+    """Takes a message and holds the loop up, twenty times."""
+    await accept(receive, send)
+    for _ in range(20):
+        await receive()
+        # Longer than a tick of the deadlines: the next comes before anything is read.
+        time.sleep(0.3)  # noqa: ASYNC251
+        await asyncio.sleep(0)
 
 
 @app.route
