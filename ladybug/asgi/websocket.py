@@ -19,7 +19,7 @@ from mypy_extensions import i64, mypyc_attr
 from ladybug.asgi import awaitables
 from ladybug.asgi.awaitables import ClientDisconnected, logger
 from ladybug.asgi.done import DONE
-from ladybug.asgi.exchange import NEXT_MESSAGE, Exchange, target_of
+from ladybug.asgi.exchange import NEXT_MESSAGE, Exchange, quoted, shown, target_of
 from ladybug.asgi.http import LARGE, HttpExchange
 from ladybug.asgi.response import CRLF
 from ladybug.asgi.service import Service, WebSocketSettings, Wire
@@ -95,10 +95,7 @@ class WebSocketExchange(Exchange):
         self.denial: HttpExchange | None = None
 
     def request_line(self) -> tuple[str, str]:
-        return "WebSocket", self.target()
-
-    def target(self) -> str:
-        return target_of(self.raw_path, self.query).decode("latin-1")
+        return "WebSocket", target_of(self.raw_path, self.query).decode("latin-1")
 
     # -- From below -------------------------------------------------------------------------------------------------
 
@@ -352,19 +349,17 @@ class WebSocketExchange(Exchange):
         self.state = OPEN
         if agreement is not None:
             self.deflater = Deflater(agreement)
-        if self.service.access is not None:
-            logger.info('%s - "WebSocket %s" [accepted]', self._client(), self.target())
+        self._record("[accepted]")
         if not self.service.in_turn:
             self.service.end_turn_soon()
         wire.begin_frames(agreement)
 
     def _reject(self, wire: Wire) -> None:
         """websocket.close instead of accept: "the server must close the connection with a HTTP 403 error"."""
-        if self.service.access is not None:
-            logger.info('%s - "WebSocket %s" 403', self._client(), self.target())
         self._refuse(wire, 403, b"")
 
     def _refuse(self, wire: Wire, status: int, content: bytes) -> None:
+        self._record(str(status))
         head_writer = self.service.head_writer
         writer = wire.cork()
         head_writer.write_start(
@@ -386,14 +381,18 @@ class WebSocketExchange(Exchange):
         denial = HttpExchange(self.service, wire, head)
         denial.body_complete = True
         denial.client = self.client
+        denial.is_denial = True
         sent = denial.send({**message, "type": "http.response.start"})
+        self._record(str(denial.status))
         self.denial = denial
         self.state = DENYING
         return sent
 
-    def _client(self) -> str:
-        client = self.client
-        return f"{client[0]}:{client[1]}" if client is not None else ""
+    def _record(self, answer: str) -> None:
+        """One line for each handshake, as uvicorn writes it: not by the access logger, whose records have five arguments."""
+        if self.service.access is not None:
+            target = quoted(target_of(self.raw_path, self.query))
+            logger.info('%s - "WebSocket %s" %s', shown(self.client), target, answer)
 
     # -- The end of the call, for awaitables.py -----------------------------------------------------------------------
 
