@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -30,6 +31,8 @@ from tests.integration.apps.kit import (
 )
 
 app = Scenarios()
+
+CLIENT = Path(__file__).parent.parent / "client.mjs"
 
 PIECE = b"0123456789abcdef" * 4096
 
@@ -122,6 +125,32 @@ async def counted(scope: Scope, receive: Receive, send: Send) -> None:
 async def progress(scope: Scope, receive: Receive, send: Send) -> None:
     """How far the stream of this key has come."""
     await respond_value(send, _progress.get(note_of(scope)[0], 0))
+
+
+# -- a browser
+
+
+@app.route
+async def page(scope: Scope, receive: Receive, send: Send) -> None:
+    """The conversation of client.mjs, in a page; the query string says which."""
+    script = CLIENT.read_bytes()
+    html = (
+        b'<!doctype html><p id="result"></p><img id="hold" src="/hold"><script type="module">' + script + b"</script>"
+    )
+    await respond(send, html, headers=[(b"content-type", b"text/html; charset=utf-8")])
+
+
+@app.route
+async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+    """Never answers; ends when the client gives up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@app.route
+async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+    report(scope, "told")
+    await respond(send, b"")
 
 
 # -- the scope
