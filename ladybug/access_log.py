@@ -11,6 +11,7 @@ from typing import Any, Final, final
 
 from mypy_extensions import i64, mypyc_attr
 
+from ladybug.asgi.exchange import quoted, shown
 from ladybug.asgi.service import AccessRecorder
 
 LOGGER: Final = logging.getLogger("ladybug.access")
@@ -76,14 +77,3 @@ class LoggingAccessLog(AccessRecorder):
 
     def flush(self) -> None:
         pass
-
-
-def shown(client: Any) -> str:
-    """The scope's client, behind a trusted proxy the one it speaks for; a unix socket's has no address."""
-    return f"{client[0]}:{client[1]}" if client is not None else ""
-
-
-def quoted(target: bytes) -> str:
-    """The target as it came, which is visible ASCII; but a quotation mark must not end the quotation."""
-    text = target.decode("latin-1")
-    return text.replace('"', "%22") if '"' in text else text

@@ -21,6 +21,7 @@ from ladybug.exceptions import ConfigError
 from ladybug.hints import INTERFACES_OF_UVICORN, LOOPS_OF_UVICORN, WS_OF_UVICORN, unknown_setting
 from ladybug.log import LEVELS, LOGGING_CONFIG
 from ladybug.setting import (
+    Boolean,
     Computed,
     Directory,
     FilePath,
@@ -438,9 +439,10 @@ class Config(Table):
     )
     ws_per_message_deflate: Setting[bool, bool] = Setting(
         default=True,
-        kind=Switch(),
+        kind=Boolean(),
         group=WEBSOCKET,
-        help="Compress messages (permessage-deflate) when the client offers it.",
+        help="Compress messages (permessage-deflate) when the client offers it. --no-ws-per-message-deflate is short for"
+        " false.",
     )
 
     log_level: Setting[int | None, int | str | None] = Setting(

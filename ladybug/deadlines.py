@@ -24,6 +24,11 @@ def ticks(seconds: float | None) -> i64:
     return whole + 1
 
 
+def milliseconds(ticks: i64) -> int:
+    """The timeout that ticks() has made `ticks` of."""
+    return int(int(ticks - 1) * TICK * 1000)
+
+
 @mypyc_attr(native_class=True)
 @final
 class Deadlines:

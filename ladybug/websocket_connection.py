@@ -1,17 +1,31 @@
 """A connection that speaks WebSocket: the shell around the protocol core, from the handshake on.
 
-    ACTIVE --both close frames, or a failure--> LINGERING --> CLOSED
-
 It takes the socket over from the Connection that read the handshake, with everything that connection knew of it, and with
-the bytes that came behind the handshake. Until the application accepts, nothing more is read.
+the bytes that came behind the handshake. Its life is that of RFC 6455 sections 4 and 7, one state at a time:
+
+    state        accepted  refused   deadline, and then          pong   client's close  our close  broken frame
+    CONNECTING   OPEN      REFUSED   none                        -      -               -          -
+    OPEN         -         -         ping_interval: PINGED       OPEN   CLOSED          CLOSING    FAILED
+    PINGED       -         -         ping_timeout: FAILED (1011) OPEN   CLOSED          CLOSING    FAILED
+    CLOSING      -         -         linger: FAILED              -      CLOSED          -          FAILED
+
+    CONNECTING   the application has the handshake; nothing more is read until it has accepted
+    OPEN         both sides send
+    PINGED       the same, and a pong is awaited; while we do not read it may lie unread, and the deadline begins anew
+    CLOSING      our close frame was the first, and the client's is awaited; all else it sends is dropped
+    CLOSED       both close frames have passed: nothing more comes from a client that keeps to the protocol
+    FAILED       "_Fail the WebSocket Connection_" (section 7.1.7), or the connection is lost, from any state
+    REFUSED      an HTTP response was the answer
+
+The last three are final. What then becomes of the socket (what is unsent goes out, LINGERING, CLOSED) is Transport's, and so is
+the one deadline that goes before all others, timeout_send. Ordinary messages set and reset nothing.
 
 Reading, then running: messages are fed to the exchange while all that is ready is read; run() lets the application go on
 with them at the end of the turn, at once (Waiter.wake_now).
-
-Deadlines, in the order of their right: the client takes what is written (timeout_send); it answers our close frame; it
-answers our ping; the next ping is due. Nothing is set or reset by ordinary messages.
 """
 
+import contextlib
+import socket
 from typing import Any, Final, final
 
 from mypy_extensions import i64, mypyc_attr
@@ -20,7 +34,7 @@ from ladybug.asgi.awaitables import logger
 from ladybug.asgi.scope import build_websocket_scope
 from ladybug.asgi.service import WebSocketSettings
 from ladybug.asgi.websocket import WebSocketExchange
-from ladybug.deadlines import NEVER
+from ladybug.deadlines import NEVER, milliseconds
 from ladybug.protocol.deflate import Agreement, Inflater
 from ladybug.protocol.fields import RequestHead
 from ladybug.protocol.frames import (
@@ -47,6 +61,17 @@ from ladybug.transport import (
 # are handed on as they were read make the allocator pay for each odd size.
 FRAME_READ: Final = 81920
 
+CONNECTING: Final[i64] = 0
+OPEN: Final[i64] = 1
+PINGED: Final[i64] = 2
+CLOSING: Final[i64] = 3
+CLOSED: Final[i64] = 4
+FAILED: Final[i64] = 5
+REFUSED: Final[i64] = 6
+
+# tcp(7), Linux; where it is missing the system decides when it has repeated a ping in vain often enough.
+TCP_USER_TIMEOUT: Final[int] = getattr(socket, "TCP_USER_TIMEOUT", 0)
+
 
 @mypyc_attr(native_class=True)
 @final
@@ -71,11 +96,9 @@ class WebSocketConnection(Transport):
         self.state = ACTIVE
         self.settings: Final = settings
         self.early = early
+        self.phase: i64 = CONNECTING
         self.parser: WebSocket | None = None  # made when the application accepts
-        self.pinging = False  # a ping is out, and its pong is awaited
-        self.pings: i64 = 0
-        self.closing = False  # our close frame is written
-        self.close_received = False  # the client's has come
+        self.pings: i64 = 0  # as many were sent
         self.run_planned = False
         self.scope: dict[str, Any] | None = build_websocket_scope(
             before.service, head, before.client, before.local_address(), handshake.subprotocols
@@ -115,15 +138,14 @@ class WebSocketConnection(Transport):
     # -- Reading ----------------------------------------------------------------------------------------------------
 
     def wants_input(self) -> bool:
+        phase = self.phase
+        if phase == OPEN or phase == PINGED:
+            if self.exchange.is_full():
+                return False
+        elif phase != CLOSING:
+            return False
         # A client that sends on without taking what we send (pongs, if nothing else) is not listened to until it does.
-        return (
-            self.parser is not None
-            and self.state == ACTIVE
-            and not self.close_when_sent
-            # Behind our close frame only the client's is of interest: nothing more is queued.
-            and (self.closing or not self.exchange.is_full())
-            and self.unsent <= HIGH_WATER
-        )
+        return self.unsent <= HIGH_WATER
 
     def read(self) -> None:
         # What was read before comes first: a queue that is full again and again must not let the rest of it grow.
@@ -140,7 +162,6 @@ class WebSocketConnection(Transport):
                 return
             size: i64 = len(data)
             if size == 0:
-                # RFC 6455 section 7.1.5: without a close frame "The WebSocket Connection Close Code is considered to be 1006".
                 self.readable = False
                 self.peer_closed = True
                 self.lose()
@@ -152,8 +173,8 @@ class WebSocketConnection(Transport):
             parser.receive_data(data)
             self.advance()
         if self.readable and self.state == ACTIVE:
-            if self.peer_closed and self.parser is None:
-                self.lose()  # before the handshake was answered
+            if self.peer_closed and self.phase == CONNECTING:
+                self.lose()
             else:
                 self.pause_reading()
 
@@ -162,35 +183,37 @@ class WebSocketConnection(Transport):
         if parser is None:
             return
         exchange = self.exchange
-        while self.state == ACTIVE and (self.closing or not exchange.is_full()) and self.unsent <= HIGH_WATER:
+        while self.wants_input():
             event = parser.next_event()
             if event == NEED_DATA:
                 break
-            if event == TEXT:
-                if not self.closing:
-                    exchange.feed(parser.text)
-            elif event == BINARY:
-                if not self.closing:
-                    exchange.feed(parser.content)
-            elif event == PING:
-                # RFC 6455 section 5.5.2: "an endpoint MUST send a Pong frame in response, unless it already received a
-                # Close frame"; and after our own close frame we send no more.
-                if not self.closing:
-                    self.write_frame(PONG_FRAME, parser.content)
-            elif event == PONG:
-                self._on_pong(parser.content)
-            elif event == CLOSE:
+            if event == CLOSE:
                 self._on_close(parser.code, parser.reason)
             elif event == ERROR:
                 # The application may answer first what came before in the same piece; the parser will say it again.
                 if exchange.queued > 0 and exchange.is_waiting():
                     break
                 self.fail(parser.code, parser.reason)
+            elif self.phase == CLOSING:
+                # Section 5.5.1: "The application MUST NOT send any more data frames after sending a Close frame", and who
+                # still listens for the client's waits for nothing else.
+                continue
+            elif event == TEXT:
+                exchange.feed(parser.text)
+            elif event == BINARY:
+                exchange.feed(parser.content)
+            elif event == PING:
+                # Section 5.5.2: "an endpoint MUST send a Pong frame in response, unless it already received a Close frame"
+                self.write_frame(PONG_FRAME, parser.content)
+            elif event == PONG:
+                self._on_pong(parser.content)
         if exchange.queued > 0 and exchange.is_waiting():
             self.plan_run()
 
     def resume_reading(self) -> None:
         """The application has taken messages from a full queue. It is running now: read on when it is not."""
+        if self.phase == PINGED:  # the pong could not be read till now: its time begins
+            self.set_deadline(self.settings.ping_timeout)
         self.go_on_reading()
         self.poller.again(self)
 
@@ -202,6 +225,7 @@ class WebSocketConnection(Transport):
     # -- What the application decides -------------------------------------------------------------------------------
 
     def begin_frames(self, deflate: Agreement | None) -> None:
+        self.phase = OPEN
         self.parser = parser = WebSocket(self.settings.max_size, Inflater(deflate) if deflate is not None else None)
         # First of all: anything else that is read comes behind it.
         parser.receive_data(self.early)
@@ -212,7 +236,7 @@ class WebSocketConnection(Transport):
         self.poller.again(self)
 
     def begin_close(self) -> None:
-        self.closing = True
+        self.phase = CLOSING
         self.flush()
         if self.state == ACTIVE:
             self.set_deadline(self.timeouts.linger)
@@ -222,74 +246,98 @@ class WebSocketConnection(Transport):
 
     def exchange_complete(self, persist: bool) -> None:
         """The handshake is refused, and its HTTP response written."""
+        self.phase = REFUSED
         self.flush()
         self.finish()
         self.exchange.disconnect(ABNORMAL_CLOSURE, "")
 
     # -- Deadlines --------------------------------------------------------------------------------------------------
 
+    def deadline(self) -> i64:
+        """How long, in ticks, what the state waits for may take."""
+        phase = self.phase
+        if phase == OPEN:
+            return self.settings.ping_interval
+        if phase == PINGED:
+            return self.settings.ping_timeout
+        if phase == CLOSING:
+            return self.timeouts.linger
+        return NEVER
+
     def on_deadline(self) -> None:
-        settings = self.settings
+        phase = self.phase
         if self.blocked:
             self.abort()
         elif self.state == LINGERING:
             self.close()
-        elif self.parser is None:
-            pass  # the handshake is not answered: the next move is the application's
-        elif self.closing:
-            self.linger()  # it never answered our close frame; RFC 6455 section 7.1.1 has the server close first
-        elif not self.pinging or self.exchange.is_full():
-            # The latter: the pong may stand behind messages that the application has not taken, and that is not the client's
-            # fault. Asked again, for who is gone is noticed by writing, where a poller does not watch what nobody reads.
-            if not self.pinging:
-                self.pings += 1
-                self.pinging = settings.ping_timeout != NEVER
-            self.write_frame(PING_FRAME, b"%d" % self.pings)
-            # Before the flush, which may be the end of the connection, and then its descriptor is another's.
-            self.set_deadline(settings.ping_timeout if self.pinging else settings.ping_interval)
-            self.flush()
-        else:
-            logger.debug("%s: no pong came in time", self.peer())
-            self.fail(INTERNAL_ERROR, "keepalive ping timeout")
+        elif phase == OPEN:
+            self.pings += 1
+            if self.settings.ping_timeout != NEVER:
+                self.phase = PINGED
+            self._ping()
+        elif phase == PINGED:
+            if self.exchange.is_full():
+                # We do not read: the pong may stand behind messages that the application has not taken, and that is not the
+                # client's fault. Whether it is still there, its system must say.
+                self._bound_silence()
+                self._ping()
+            else:
+                logger.debug("%s: no pong came in time", self.peer())
+                self.fail(INTERNAL_ERROR, "keepalive ping timeout")
+        elif phase == CLOSING:
+            self.phase = FAILED
+            self.linger()  # section 7.1.1 has the server close first
         owner = self.service.cork_owner
         if owner is not None:
             owner.flush()
 
+    def _ping(self) -> None:
+        self.write_frame(PING_FRAME, b"%d" % self.pings)
+        # Before the flush, which may be the end of the connection, and then its descriptor is another's.
+        self.set_deadline(self.deadline())
+        self.flush()
+
+    def _bound_silence(self) -> None:
+        """Have the kernel give the connection up when the client's system has acknowledged nothing for timeout_send.
+
+        A ping that it has taken, and cannot send, is out of our sight, and TCP would repeat it for a quarter of an hour. The
+        poller tells of the end, or the next ping meets it where a poller does not watch what nobody reads.
+        """
+        if TCP_USER_TIMEOUT != 0 and self.timeouts.send != NEVER:
+            with contextlib.suppress(OSError):  # a unix socket, whose other end cannot vanish unseen
+                self.socket.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds(self.timeouts.send))
+
     def _on_pong(self, content: bytes) -> None:
-        if self.pinging and content == b"%d" % self.pings:
-            self.pinging = False
-            if not self.closing:
-                self.set_deadline(self.settings.ping_interval)
+        if self.phase == PINGED and content == b"%d" % self.pings:
+            self.phase = OPEN
+            self.set_deadline(self.settings.ping_interval)
 
     # -- The end ------------------------------------------------------------------------------------------------------
 
     def _on_close(self, code: int, reason: str) -> None:
         """RFC 6455 section 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame, the
         endpoint MUST send a Close frame in response ... it typically echos the status code it received"."""
-        self.close_received = True
-        if not self.closing:
-            self.closing = True
+        if self.phase != CLOSING:
             self.write_frame(CLOSE_FRAME, close_payload(code, "") if code != NO_STATUS_RCVD else b"")
-        self.flush()
+        self.phase = CLOSED
         self.exchange.disconnect(code, reason)
+        self.flush()
         self.finish()
 
     def fail(self, code: int, reason: str) -> None:
         """_Fail the WebSocket Connection_ (RFC 6455 section 7.1.7): say why, and close."""
-        if not self.closing:
-            self.closing = True
+        if self.phase != CLOSING:
             self.write_frame(CLOSE_FRAME, close_payload(code, reason))
+        self.phase = FAILED
+        self.exchange.disconnect(ABNORMAL_CLOSURE if code == INTERNAL_ERROR else code, reason)
         self.flush()
-        if self.state == ACTIVE:
-            self.exchange.disconnect(ABNORMAL_CLOSURE if code == INTERNAL_ERROR else code, reason)
-            self.finish()
+        self.finish()
 
     def drain(self) -> None:
         """The worker stops. Open WebSockets are told later (Exchange.leave), so that applications can end them first."""
 
     def input_is_over(self) -> bool:
-        # Not when we fail the connection: the client is in the midst of what we refuse, and must get to read why.
-        return self.peer_closed or (not self.readable and (self.parser is None or self.close_received))
+        return self.peer_closed or (not self.readable and (self.phase == CLOSED or self.phase == REFUSED))
 
     def forget_input(self) -> None:
         self.parser = None
@@ -299,18 +347,15 @@ class WebSocketConnection(Transport):
         self.exchange.wake_drained()
 
     def on_sent(self) -> None:
-        if self.closing:
-            self.set_deadline(self.timeouts.linger)
-        elif self.pinging:
-            self.set_deadline(self.settings.ping_timeout)
-        else:
-            self.set_deadline(self.settings.ping_interval if self.parser is not None else NEVER)
+        self.set_deadline(self.deadline())
         self.exchange.wake_drained()
         self.go_on_reading()
         self.poller.again(self)
 
     def on_lost(self) -> None:
+        self.phase = FAILED
         exchange = self.exchange
+        # Section 7.1.5: without a close frame "_The WebSocket Connection Close Code_ is considered to be 1006".
         exchange.disconnect(ABNORMAL_CLOSURE, "")
         if self.scope is not None:  # its application was not called yet, and will not be
             self.scope = None

@@ -40,7 +40,7 @@ from ladybug.connection import Connection
 from ladybug.poller import NestedPoller, Poller, PortablePoller, SharedPoller
 from ladybug.protocol.limits import Limits
 from ladybug.serving_loop import ServingLoop
-from ladybug.transport import CLOSED, Timeouts
+from ladybug.transport import CLOSED, Timeouts, Transport
 
 Message = dict[str, Any]
 App = Callable[..., Awaitable[None]]
@@ -404,7 +404,7 @@ class Pair(Client):
         for exchange in list(self.service.running):
             exchange.cancel()
         for source in list(self.poller.sources):
-            if isinstance(source, Connection):
+            if isinstance(source, Transport):
                 source.close()
         self.poller.close()
 

@@ -76,7 +76,7 @@ TYPED: dict[str, tuple[list[str], object]] = {
     "ws_max_queue": (["--ws-max-queue", "8"], 8),
     "ws_ping_interval": (["--ws-ping-interval", "0"], 0.0),
     "ws_ping_timeout": (["--ws-ping-timeout", "2.5"], 2.5),
-    "ws_per_message_deflate": (["--no-ws-per-message-deflate"], False),
+    "ws_per_message_deflate": (["--ws-per-message-deflate", "false"], False),
     "log_level": (["--log-level", "trace"], 5),
     "access_log": (["--no-access-log"], False),
     "use_colors": (["--use-colors"], True),
@@ -122,6 +122,28 @@ def test_every_setting_can_stand_in_its_variable(row: Setting[Any, Any], monkeyp
         text = typed[-1].partition("=")[2] or typed[-1]
     monkeypatch.setenv(row.env, text)
     assert given() == {row.name: value}
+
+
+@pytest.mark.parametrize("word", ["1", "0", "true", "FALSE", "t", "f", "yes", "No", "y", "n", "on", "off"])
+def test_a_boolean_takes_the_words_that_click_knows(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in uvicorn, whose option is click's BOOLEAN."""
+    expected = {"ws_per_message_deflate": click.BOOL.convert(word, None, None)}
+    assert given("--ws-per-message-deflate", word) == expected
+    assert given(f"--ws-per-message-deflate={word}") == expected
+    monkeypatch.setenv("LADYBUG_WS_PER_MESSAGE_DEFLATE", word)
+    assert given() == expected
+
+
+def test_a_boolean_has_a_short_form_too() -> None:
+    assert given("--no-ws-per-message-deflate") == {"ws_per_message_deflate": False}
+    assert given("--no-ws-per-message-deflate", "--ws-per-message-deflate", "on") == {"ws_per_message_deflate": True}
+
+
+@pytest.mark.parametrize("wrong", [["--ws-per-message-deflate"], ["--ws-per-message-deflate", "maybe"]])
+def test_a_boolean_needs_a_value_that_is_one(wrong: list[str]) -> None:
+    with pytest.raises(click.UsageError) as error:
+        given(*wrong)
+    assert "--ws-per-message-deflate" in error.value.format_message()
 
 
 def test_nothing_given_is_nothing_given_and_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

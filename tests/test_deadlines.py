@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladybug.deadlines import NEVER, TICK, Deadlines, ticks
+from ladybug.deadlines import NEVER, TICK, Deadlines, milliseconds, ticks
 
 
 class Timer:
@@ -83,6 +83,11 @@ class Watch:
 )
 def test_ticks(seconds: float | None, expected: int) -> None:
     assert ticks(seconds) == expected
+
+
+@pytest.mark.parametrize("seconds", [TICK, 2.0, 60.0])
+def test_ticks_and_back(seconds: float) -> None:
+    assert milliseconds(ticks(seconds)) == seconds * 1000
 
 
 @given(st.floats(0.001, 20), st.floats(0, 3))

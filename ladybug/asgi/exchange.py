@@ -173,3 +173,14 @@ def with_waiter(waiters: list[Waiter] | None, waiter: Waiter) -> list[Waiter]:
 def target_of(raw_path: bytes, query: bytes) -> bytes:
     """The request target in origin-form, as the log shows it."""
     return raw_path + b"?" + query if query else raw_path
+
+
+def quoted(target: bytes) -> str:
+    """The target as it came, which is visible ASCII; but a quotation mark must not end the quotation."""
+    text = target.decode("latin-1")
+    return text.replace('"', "%22") if '"' in text else text
+
+
+def shown(client: Any) -> str:
+    """The scope's client, behind a trusted proxy the one it speaks for; a unix socket's has no address."""
+    return f"{client[0]}:{client[1]}" if client is not None else ""

@@ -59,6 +59,7 @@ class HttpExchange(Exchange):
         self.half_closed = False  # because the client has closed its half of the connection
         self.expelled = False  # send() raises, because the server stops and the application was told so
         self.told = False  # the application was told http.disconnect before its response was complete
+        self.is_denial = False  # it answers a WebSocket's handshake, and is logged as that (websocket.py)
         # Response
         self.state: i64 = START
         self.status: int = 0
@@ -402,7 +403,7 @@ class HttpExchange(Exchange):
 
     def _record_access(self, wire: Wire) -> None:
         access = self.service.access
-        if access is not None:
+        if access is not None and not self.is_denial:
             access.record(self.client, self.method, target_of(self.raw_path, self.query), self.http11, self.status)
             if not self.service.in_turn:
                 self.service.end_turn_soon()

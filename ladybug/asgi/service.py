@@ -87,6 +87,7 @@ class Service:
         self.cork_owner: Wire | None = None
         self.in_turn = False  # inside the poller's drain, which ends with end_turn()
         self.turn_end_scheduled = False
+        self.sends_in_a_row: i64 = 0  # by applications on WebSockets, since the loop came round
         self.access: AccessRecorder | None = None
         self.on_request_limit: Callable[[], None] | None = None  # called once, with request number limit_requests
         self.on_quiet: Callable[[], None] | None = None  # called when a connection or the last call may have ended
@@ -100,6 +101,7 @@ class Service:
     def end_turn(self) -> None:
         """Send what is corked, write what is logged."""
         self.turn_end_scheduled = False
+        self.sends_in_a_row = 0
         if self.cork_owner is not None:
             self.cork_owner.flush()
         if self.access is not None:

@@ -19,7 +19,7 @@ from mypy_extensions import i64, mypyc_attr
 from ladybug.asgi import awaitables
 from ladybug.asgi.awaitables import ClientDisconnected, logger
 from ladybug.asgi.done import DONE
-from ladybug.asgi.exchange import NEXT_MESSAGE, SENDS_PER_TURN, Exchange, target_of
+from ladybug.asgi.exchange import NEXT_MESSAGE, Exchange, quoted, shown, target_of
 from ladybug.asgi.http import LARGE, HttpExchange
 from ladybug.asgi.response import CRLF
 from ladybug.asgi.service import Service, WebSocketSettings, Wire
@@ -53,6 +53,9 @@ EXPECTED: Final = [
 QUEUE_SIZE: Final[i64] = 262144
 # More than this in the cork is sent at once.
 CORK_SIZE: Final[i64] = 65536
+# An application that never has to wait yields to the loop once in so many sends, to whichever WebSockets: it may speak to a
+# thousand. Not each of those by itself, which would all come to it at the same time.
+SENDS_IN_A_ROW: Final[i64] = 64
 # Shorter messages do not get smaller by compression.
 DEFLATE_FROM: Final[i64] = 64
 
@@ -74,11 +77,13 @@ class WebSocketExchange(Exchange):
         self, service: Service, wire: Wire, head: RequestHead, handshake: Handshake, settings: WebSocketSettings
     ) -> None:
         super().__init__(service, wire)
+        # What a send looks at stands together: who speaks to a thousand WebSockets finds none of it in the caches.
+        self.state: i64 = CONNECTING
+        self.deflater: Deflater | None = None
         self.raw_path: Final = head.raw_path
         self.query: Final = head.query
         self.settings: Final = settings
         self.handshake: Handshake | None = handshake  # until it is answered
-        self.state: i64 = CONNECTING
         self.connect_delivered = False
         # Messages: most applications wait for the next one, so there is rarely a second.
         self.message: Any = None
@@ -87,15 +92,10 @@ class WebSocketExchange(Exchange):
         self.queued_size: i64 = 0
         self.code = ABNORMAL_CLOSURE  # what receive() says of the end
         self.reason = ""
-        self.deflater: Deflater | None = None
         self.denial: HttpExchange | None = None
-        self.sends_in_a_row: i64 = 0
 
     def request_line(self) -> tuple[str, str]:
-        return "WebSocket", self.target()
-
-    def target(self) -> str:
-        return target_of(self.raw_path, self.query).decode("latin-1")
+        return "WebSocket", target_of(self.raw_path, self.query).decode("latin-1")
 
     # -- From below -------------------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class WebSocketExchange(Exchange):
         waiters = self.waiters
         if waiters is not None:
             self.waiters = None
-            self.sends_in_a_row = 0
+            self.service.sends_in_a_row = 0
             for waiter in waiters:
                 waiter.wake_now()
 
@@ -262,6 +262,7 @@ class WebSocketExchange(Exchange):
         if self.deflater is not None and len(content) >= DEFLATE_FROM:
             content = self.deflater.deflate(content)
             compressed = True
+        service = self.service
         writer = wire.cork()
         write_head(writer, opcode, len(content), compressed)
         if len(content) > LARGE:
@@ -270,14 +271,13 @@ class WebSocketExchange(Exchange):
             writer.write(content)
             if len(writer) > CORK_SIZE:
                 wire.flush()
-            elif not self.service.in_turn:
-                self.service.end_turn_soon()
-        self.sends += 1
+            elif not service.in_turn:
+                service.end_turn_soon()
         if wire.is_congested():
             return awaitables.drained(self)
-        self.sends_in_a_row += 1
-        if self.sends_in_a_row == SENDS_PER_TURN:
-            self.sends_in_a_row = 0
+        service.sends_in_a_row += 1
+        if service.sends_in_a_row >= SENDS_IN_A_ROW:
+            service.sends_in_a_row = 0
             return awaitables.yield_once()
         return DONE
 
@@ -349,19 +349,17 @@ class WebSocketExchange(Exchange):
         self.state = OPEN
         if agreement is not None:
             self.deflater = Deflater(agreement)
-        if self.service.access is not None:
-            logger.info('%s - "WebSocket %s" [accepted]', self._client(), self.target())
+        self._record("[accepted]")
         if not self.service.in_turn:
             self.service.end_turn_soon()
         wire.begin_frames(agreement)
 
     def _reject(self, wire: Wire) -> None:
         """websocket.close instead of accept: "the server must close the connection with a HTTP 403 error"."""
-        if self.service.access is not None:
-            logger.info('%s - "WebSocket %s" 403', self._client(), self.target())
         self._refuse(wire, 403, b"")
 
     def _refuse(self, wire: Wire, status: int, content: bytes) -> None:
+        self._record(str(status))
         head_writer = self.service.head_writer
         writer = wire.cork()
         head_writer.write_start(
@@ -383,14 +381,18 @@ class WebSocketExchange(Exchange):
         denial = HttpExchange(self.service, wire, head)
         denial.body_complete = True
         denial.client = self.client
+        denial.is_denial = True
         sent = denial.send({**message, "type": "http.response.start"})
+        self._record(str(denial.status))
         self.denial = denial
         self.state = DENYING
         return sent
 
-    def _client(self) -> str:
-        client = self.client
-        return f"{client[0]}:{client[1]}" if client is not None else ""
+    def _record(self, answer: str) -> None:
+        """One line for each handshake, as uvicorn writes it: not by the access logger, whose records have five arguments."""
+        if self.service.access is not None:
+            target = quoted(target_of(self.raw_path, self.query))
+            logger.info('%s - "WebSocket %s" %s', shown(self.client), target, answer)
 
     # -- The end of the call, for awaitables.py -----------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ import ast
 import base64
 import contextlib
 import hashlib
+import socket
 import struct
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -29,6 +31,8 @@ PING: Final = 0x9
 PONG: Final = 0xA
 
 RSV1: Final = 0b100
+
+SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h; the socket module does not name it
 
 # RFC 6455 section 1.3.
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -194,6 +198,14 @@ class Peer(Client):
         text = self.read_message()
         assert isinstance(text, str)
         return ast.literal_eval(text)
+
+    # -- leaving without a word
+
+    def vanish(self) -> None:
+        """Be as behind a network that went away: whatever the server sends from now on is lost, and not acknowledged."""
+        instruction = array("B", struct.pack("=HBBI", 0x06, 0, 0, 0))  # ret #0: every segment is dropped
+        sock_fprog = struct.pack("@HP", 1, instruction.buffer_info()[0])
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, sock_fprog)
 
     # -- the closing handshake
 

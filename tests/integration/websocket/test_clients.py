@@ -1,11 +1,14 @@
-"""The clients people use: websockets, aiohttp, httpx-ws, and two of Node's, each through one whole conversation."""
+"""The clients people use: websockets, aiohttp, httpx-ws, two of Node's and a browser, each through one whole conversation."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +148,53 @@ def test_the_websocket_built_into_node(server: Server) -> None:
             converse(server, "builtin", *options)
             return
     pytest.skip("this node has no WebSocket of its own")
+
+
+# -- a browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@contextlib.contextmanager
+def browsing(server: Server, target: str, profile: Path) -> Iterator[subprocess.Popen[str]]:
+    """Chromium with a page of the server's; it ends when the page is loaded, and prints what became of it."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("there is no Chromium here")
+    # Without a sandbox, because tests may be run by root; what it shows is ours.
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
+    address = f"http://127.0.0.1:{server.port}{target}"
+    command = [found, *options, "--no-proxy-server", f"--user-data-dir={profile}", "--dump-dom", address]
+    # A group of its own: it is many processes.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as browser:
+        try:
+            yield browser
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(browser.pid, signal.SIGKILL)
+
+
+def result_of(browser: subprocess.Popen[str]) -> str:
+    page, _ = browser.communicate(timeout=45)
+    found = re.search('<p id="result">(.*?)</p>', page, re.DOTALL)
+    assert found, page
+    return found[1]
+
+
+@pytest.mark.slow
+def test_chromium(server: Server, tmp_path: Path) -> None:
+    with browsing(server, "/page?converse", tmp_path) as browser:
+        assert result_of(browser) == "OK"
+
+
+@pytest.mark.slow
+def test_chromium_is_told_that_the_server_stops(tmp_path: Path) -> None:
+    with serve(f"{APPS}.scenarios:app") as server:
+        key = fresh_key()
+        with browsing(server, f"/page?stop&{key}", tmp_path) as browser:
+            assert server.read_note(key) == "told"
+            server.signal(signal.SIGTERM)
+            assert result_of(browser) == "1012 true"
+        assert server.wait() == 0

@@ -5,12 +5,13 @@ Time is the subject here, so these tests take it. One coarse timer sweeps all de
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.support import Server, fresh_key, serve
+from tests.integration.support import Server, eventually, fresh_key, serve
 from tests.integration.websocket.peer import (
     APPS,
     BINARY,
@@ -19,6 +20,7 @@ from tests.integration.websocket.peer import (
     PONG,
     TEXT,
     Peer,
+    close_payload,
     connect,
     frame,
     handshake_bytes,
@@ -142,6 +144,38 @@ def test_a_busy_application_is_no_dead_peer(server: Server, peer: Peer) -> None:
         peer.send_frame(PONG, got.payload)
     count = -(-sent // len(message))
     assert got.payload == repr({"size": count * 65536, "messages": count}).encode()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system says when a silent peer is given up")
+def test_a_dead_peer_behind_a_full_queue_is_given_up(server: Server) -> None:
+    """Nothing is read, so a pong that does not come says nothing: what tells is that its system takes no more pings."""
+    before = server.resources()
+    key = fresh_key()
+    with connect(server) as peer:
+        peer.open(f"/deaf?{key}")
+        assert server.read_note(key) == "deaf"
+        assert peer.flood(frame(BINARY, b"x" * 65536), 1 << 26) < 1 << 26
+        peer.vanish()
+        assert server.resources()["fds"] > before["fds"]
+        eventually(lambda: server.resources()["fds"] <= before["fds"], "the connection to be closed")
+        server.post_note(f"{key}-go")
+        server.resources(settle=before)
+
+
+@pytest.mark.slow
+def test_the_time_for_a_pong_does_not_run_while_the_server_does_not_read(peer: Peer) -> None:
+    """An application that takes a message now and then has a full queue nearly always; the pong stands behind all of it."""
+    peer.open("/sip")
+    peer.feed([frame(TEXT, b"x") * 100])
+    pings = 0
+    while (got := peer.read_frame()).opcode == PING:
+        peer.send_frame(PONG, got.payload)
+        pings += 1
+    assert (got.opcode, got.payload) == (CLOSE, close_payload(1000)), (
+        "closed, although it was the server that did not read"
+    )
+    assert pings
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import contextvars
 import sys
+import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,6 +31,8 @@ from tests.integration.apps.kit import (
 )
 
 app = Scenarios()
+
+CLIENT = Path(__file__).parent.parent / "client.mjs"
 
 PIECE = b"0123456789abcdef" * 4096
 
@@ -121,6 +125,32 @@ async def counted(scope: Scope, receive: Receive, send: Send) -> None:
 async def progress(scope: Scope, receive: Receive, send: Send) -> None:
     """How far the stream of this key has come."""
     await respond_value(send, _progress.get(note_of(scope)[0], 0))
+
+
+# -- a browser
+
+
+@app.route
+async def page(scope: Scope, receive: Receive, send: Send) -> None:
+    """The conversation of client.mjs, in a page; the query string says which."""
+    script = CLIENT.read_bytes()
+    html = (
+        b'<!doctype html><p id="result"></p><img id="hold" src="/hold"><script type="module">' + script + b"</script>"
+    )
+    await respond(send, html, headers=[(b"content-type", b"text/html; charset=utf-8")])
+
+
+@app.route
+async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+    """Never answers; ends when the client gives up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@app.route
+async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+    report(scope, "told")
+    await respond(send, b"")
 
 
 # -- the scope
@@ -596,6 +626,17 @@ async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     report(scope, "deaf")
     await go_ahead(scope)
     await _count(receive, send)
+
+
+@app.route
+async def sip(scope: Scope, receive: Receive, send: Send) -> None:
+    """Takes a message and holds the loop up, twenty times."""
+    await accept(receive, send)
+    for _ in range(20):
+        await receive()
+        # Longer than a tick of the deadlines: the next comes before anything is read.
+        time.sleep(0.3)  # noqa: ASYNC251
+        await asyncio.sleep(0)
 
 
 @app.route
