@@ -29,6 +29,27 @@ from setproctitle import setproctitle
 
 from ladybug import __version__
 from ladybug.about import announce
+from ladybug.actions import (
+    Action,
+    Announce,
+    AskStacks,
+    CloseSlot,
+    Exit,
+    HandOver,
+    Log,
+    LogStacks,
+    OpenSlot,
+    Reloaded,
+    Reloading,
+    ReopenLogs,
+    Route,
+    Signal,
+    Spawn,
+    StartSuccessor,
+    StopListening,
+    Stopping,
+    StopSuccessor,
+)
 from ladybug.control import (
     Command,
     ControlServer,
@@ -59,28 +80,11 @@ from ladybug.places import Places
 from ladybug.privileges import drop_privileges, give_log_files, identity_of
 from ladybug.scoreboard import Record, Scoreboard, State
 from ladybug.signal_queue import SignalQueue
+from ladybug.slots import (
+    Report,
+)
 from ladybug.stacks import STACKS_SIGNAL, Stacks
 from ladybug.supervisor import (
-    Action,
-    Announce,
-    AskStacks,
-    CloseSlot,
-    Exit,
-    HandOver,
-    Log,
-    LogStacks,
-    OpenSlot,
-    Reloaded,
-    Reloading,
-    ReopenLogs,
-    Report,
-    Route,
-    Signal,
-    Spawn,
-    StartSuccessor,
-    StopListening,
-    Stopping,
-    StopSuccessor,
     Supervisor,
     Timeouts,
     describe_exit,

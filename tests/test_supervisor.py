@@ -11,26 +11,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ladybug.supervisor import (
-    ABORT,
+from ladybug.actions import (
     ERROR,
     INFO,
-    LAST_HANDSHAKES,
-    MOST_WORKERS,
-    ORDERS,
-    REPORTED,
-    RESPAWN_DELAYS,
-    SILENCE,
-    STACKS,
-    SUCCESSION,
     WARNING,
-    YOUNG,
     Action,
     Announce,
     AskStacks,
     CloseSlot,
     Exit,
-    Fleet,
     HandOver,
     Log,
     LogStacks,
@@ -38,7 +27,6 @@ from ladybug.supervisor import (
     Reloaded,
     Reloading,
     ReopenLogs,
-    Report,
     Route,
     Signal,
     Spawn,
@@ -46,9 +34,25 @@ from ladybug.supervisor import (
     StopListening,
     Stopping,
     StopSuccessor,
+)
+from ladybug.slots import (
+    ORDERS,
+    REPORTED,
+    Fleet,
+    Report,
+    Worker,
+)
+from ladybug.supervisor import (
+    ABORT,
+    LAST_HANDSHAKES,
+    MOST_WORKERS,
+    RESPAWN_DELAYS,
+    SILENCE,
+    STACKS,
+    SUCCESSION,
+    YOUNG,
     Supervisor,
     Timeouts,
-    Worker,
     describe_exit,
 )
 
