@@ -4,7 +4,7 @@ It holds the listening sockets as long as their slot lives. A worker inherits th
 a slot's queue when its worker dies is served by the next one, or by the workers of other slots, if there are.
 
 It sleeps in poll(2) until something happens: a signal (through the wakeup fd, so none is lost between two instructions), a
-message from a worker, a deadline. With nothing to do it wakes up every two or three seconds, to see if all hearts beat.
+message from a worker, a deadline. With nothing to do it wakes up once or twice a second, to see if all hearts beat.
 
 Rules:
 - Nothing here imports asyncio, the application or the compiled rooms. What only a worker needs is imported in the worker,
@@ -302,6 +302,7 @@ class Master:
                 case Signal(pid, number):
                     self._kill(pid, number)
                 case AskStacks(pid):
+                    self._children[pid].stacks.read()  # of the last time it stood still, for too short to be told of
                     self._kill(pid, STACKS_SIGNAL)
                 case LogStacks(pid, level, text):
                     stacks = self._children[pid].stacks.read() or "(It writes no stacks: is it stopped (SIGSTOP)?)"

@@ -78,10 +78,12 @@ RESPAWN_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 YOUNG = 30.0
 # Slots that TTIN and `ladybug ctl scale` make, at most: a slip of a finger must not fork until nothing moves.
 MOST_WORKERS = 500
-# Seconds without a heartbeat, which comes every second, after which a worker gets no new connections.
-SILENCE = 3.0
-# Seconds in which a silent worker has written its stacks: a handler in C does that, whatever Python is doing.
-STACKS = 1.0
+# Seconds without a heartbeat, which comes every half second, after which a worker gets no new connections. Who is only slow
+# for a moment loses nothing by that, so nothing is logged yet.
+SILENCE = 1.0
+# Seconds more, after which the log tells where it stands. Its stacks are written by then: a handler in C does that, whatever
+# Python is doing.
+STACKS = 3.0
 # Seconds that a worker gets to die of SIGABRT.
 ABORT = 2.0
 # Seconds for which a slot that goes away is still looked after. A handshake that was under way when the kernel was told to

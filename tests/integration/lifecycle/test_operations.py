@@ -250,9 +250,11 @@ def test_new_connections_are_not_reset_while_workers_leave(control: Control) -> 
 @once
 def test_a_blocked_worker_is_told_of_and_the_others_serve_everybody(control: Control) -> None:
     with fleet(control) as server, server.connect() as client:
+        client.request("/pause?2")  # noticed, and too short to be told of
         client.send(request_bytes("/pause?6"))
         (blocked,) = control.wait_for("blocking")
         server.output.wait_for(rf"\(pid {blocked}\) has not run its event loop for \d s:\n[\s\S]* in pause\n")
+        assert server.output.text().count(" in pause\n") == 1, "stacks of both times"
         assert server.process.poll() is None
         with Load(server, closing=4) as load:
             load.wait_for_answers(100)
