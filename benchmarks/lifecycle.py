@@ -205,9 +205,11 @@ def slow_reload(lab: Lab) -> Iterator[Finding]:
             os.kill(rival.pid, SIGHUP)
             time.sleep(3 * SLOW_START)
             end = time.monotonic()
-        steady, during = summary(arrivals.between(begin, reload)), summary(arrivals.between(reload, end))
+            time.sleep(STEADY)
+        steady = summary([*arrivals.between(begin, reload), *arrivals.between(end)])
+        during = summary(arrivals.between(reload, end))
         new = {arrival.body for arrival in arrivals.between(reload, end) if arrival.body} - old
-        found = f"p99 {ms(steady.p99)} before, {ms(during.p99)} during, worst {ms(during.worst)}"
+        found = f"p99 {ms(during.p99)} ({ms(steady.p99)} before and after), worst {ms(during.worst)}"
         found += f"; {during.failed} of {during.count} failed; {len(new)} new workers answered"
         owed = during.failed == 0 and during.p99 <= 2 * steady.p99 and len(new) == 2
         yield Finding(

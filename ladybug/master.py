@@ -80,15 +80,9 @@ from ladybug.places import Places
 from ladybug.privileges import drop_privileges, give_log_files, identity_of
 from ladybug.scoreboard import Record, Scoreboard, State
 from ladybug.signal_queue import SignalQueue
-from ladybug.slots import (
-    Report,
-)
+from ladybug.slots import Fleet, Report
 from ladybug.stacks import STACKS_SIGNAL, Stacks
-from ladybug.supervisor import (
-    Supervisor,
-    Timeouts,
-    describe_exit,
-)
+from ladybug.supervisor import MOST_WORKERS, Supervisor, Timeouts, describe_exit
 from ladybug.systemd import Notifier
 from ladybug.upgrade import Inheritance, Start, Successor
 
@@ -449,7 +443,19 @@ class Master:
 
         def scale(request: Mapping[str, Any]) -> Mapping[str, Any]:
             size = whole_argument(request, "workers", 1)
-            return self._obeyed(supervisor.scale_requested(size, time.monotonic()), f"Going to {size}.")
+            if size > MOST_WORKERS:
+                raise Refused(f"More than {MOST_WORKERS} workers are more than anybody means.")
+            answer = self._obeyed(supervisor.scale_requested(size, time.monotonic()), f"Going to {size}.")
+            if supervisor.size != size:
+                why = "The number of workers stays while a successor starts" if supervisor.is_upgrading else ""
+                raise Refused(f"{why or supervisor.message or 'The server is stopping'}.")
+            return answer
+
+        def reload(_: Mapping[str, Any]) -> Mapping[str, Any]:
+            answer = self._obeyed(supervisor.reload_requested(time.monotonic()), "Reloading.")
+            if supervisor.fleet not in (Fleet.BOOTING, Fleet.RUNNING):
+                raise Refused("The server is stopping.")
+            return answer
 
         def upgrade(request: Mapping[str, Any]) -> Mapping[str, Any]:
             answer = self._obeyed(supervisor.upgrade_requested(time.monotonic()), "A new master is starting.")
@@ -459,7 +465,7 @@ class Master:
 
         return {
             "status": lambda _: self._status(),
-            "reload": lambda _: self._obeyed(supervisor.reload_requested(time.monotonic()), "Reloading."),
+            "reload": reload,
             "stop": lambda _: self._obeyed(supervisor.stop_requested(time.monotonic()), "Stopping."),
             "scale": scale,
             "upgrade": upgrade,
@@ -473,7 +479,7 @@ class Master:
         now = time.monotonic()
         config = self._config
         slots = []
-        for number, workers, restarts in self._supervisor.view():
+        for number, workers, restarts, trouble in self._supervisor.view():
             place = self._places.get(number)
             waiting = [waiting_connections(listener) for listener in place.own] if place is not None else []
             slots.append(
@@ -482,6 +488,7 @@ class Master:
                     receiving=number in self._places.receiving,
                     waiting=None if None in waiting or not waiting else sum(count or 0 for count in waiting),
                     restarts=dict(restarts),
+                    trouble=trouble,
                     workers=[self._status_of(pid, state.value, now) for pid, state in workers],
                 )
             )
@@ -490,12 +497,22 @@ class Master:
             version=__version__,
             app=config.app if isinstance(config.app, str) else type(config.app).__name__,
             addresses=self._addresses,
-            state="reloading" if self._supervisor.is_reloading else self._supervisor.fleet.value,
+            state=self._state(),
+            under_way=[
+                *(["reload"] if self._supervisor.is_reloading else []),
+                *(["upgrade"] if self._supervisor.is_upgrading else []),
+            ],
             age=now - self._began,
             workers=self._supervisor.size,
             slots=slots,
             message=self._supervisor.message,
         )
+
+    def _state(self) -> str:
+        fleet = self._supervisor.fleet
+        if self._supervisor.is_reloading and fleet in (Fleet.BOOTING, Fleet.RUNNING):
+            return "reloading"
+        return "upgrading" if self._supervisor.is_upgrading else fleet.value
 
     def _status_of(self, pid: int, state: str, now: float) -> WorkerStatus:
         child = self._children[pid]

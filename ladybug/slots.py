@@ -175,6 +175,7 @@ class Slot:
         self.has_served = False
         self.restarts: dict[str, int] = {}  # how often its workers were replaced, by reason
         self.died_young = 0  # how often in a row
+        self.trouble = ""  # why nobody serves here, if somebody could not be started
         self.spawn_at = 0.0
 
     @property
@@ -198,3 +199,4 @@ class View(NamedTuple):
     slot: int
     workers: list[tuple[int, Worker]]  # pid and state
     restarts: Mapping[str, int]
+    trouble: str

@@ -140,7 +140,7 @@ class Supervisor:
         self._edition = 0
         self._leave_at = inf
         self._succeed_by = inf  # set while a successor starts
-        self.message = ""  # why the last reload or upgrade was given up
+        self.message = ""  # what has come of the last operation, if not what was wanted
         self._route = frozenset[int]()
         self._is_listening = True
         self._exit_code = 0
@@ -159,7 +159,12 @@ class Supervisor:
     def view(self) -> list[View]:
         """The slots, in order."""
         return [
-            View(number, [(worker.pid, worker.state) for worker in slot.workers], slot.restarts)
+            View(
+                slot=number,
+                workers=[(worker.pid, worker.state) for worker in slot.workers],
+                restarts=slot.restarts,
+                trouble="" if slot.is_closing else slot.trouble,
+            )
             for number, slot in sorted(self._slots.items())
         ]
 
@@ -192,6 +197,7 @@ class Supervisor:
             process.serving_since = process.heard = now
             process.deadline = now + self._limits[Worker.SERVING]
             process.slot.has_served = True
+            process.slot.trouble = ""
             self._log(DEBUG if self.fleet is Fleet.BOOTING else INFO, f"{process.name} is ready")
         elif process.state is Worker.FAILED:
             process.deadline = now + self._limits[Worker.FAILED]
@@ -274,7 +280,7 @@ class Supervisor:
         if self.is_upgrading:
             self._log(WARNING, "The number of workers stays while a successor starts")
         elif self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            before = self.size
+            before, self.message = self.size, ""
             if size < 1:
                 size = 1
                 self._log(WARNING, "There is one worker, and one has to stay")
@@ -298,7 +304,8 @@ class Supervisor:
     def open_failed(self, slot: int, reason: str, now: float) -> list[Action]:
         """An OpenSlot has not worked."""
         del self._slots[slot]
-        self._log(ERROR, f"Worker {slot + 1} cannot be added: {reason}")
+        self.message = f"Worker {slot + 1} cannot be added: {reason}"
+        self._log(ERROR, self.message)
         return self._decide(now)
 
     def closed(self, slot: int, now: float) -> list[Action]:
@@ -355,6 +362,7 @@ class Supervisor:
                 self._actions.append(Reloaded())
                 what = f"The reload is abandoned, and who served before goes on. {what}"
                 self.message = _sentence(what, why)
+            slot.trouble = "" if slot.serving else _sentence(what, why)
             self._log(ERROR, _sentence(what, why))
 
     def _replacing(self, slot: Slot, now: float, leaving: Process | None = None) -> str:
@@ -547,6 +555,7 @@ class Supervisor:
             return
         if self.is_upgrading and turn is not Turn.COMPLETE:
             self._succeed_by = inf
+            self.message = "The upgrade is abandoned: the server is stopping"
             self._actions.append(StopSuccessor())
         if before in (Fleet.BOOTING, Fleet.RUNNING) and turn not in (Turn.COMPLETE, Turn.SUCCEEDED):
             self._actions.append(Stopping())

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "ladybug"
 
 # From the top down. A new module has to be given its floor here.
 FLOORS: dict[str, set[str]] = {
-    "entry": {"__main__", "cli", "ctl", "launch"},
+    "entry": {"__main__", "cli", "ctl", "launch", "outcome"},
     "fleet": {"actions", "control", "master", "places", "reload", "slots", "steering", "supervisor"},
     "worker": {"worker", "server"},
     "services": {

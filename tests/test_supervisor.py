@@ -734,6 +734,33 @@ def test_a_slip_of_the_finger_is_bounded() -> None:
     assert fleet.supervisor.size == MOST_WORKERS
 
 
+def test_why_a_slot_is_empty_is_to_be_seen_until_somebody_serves_there() -> None:
+    fleet = booted(1)
+    fleet.scale(+1)
+    fleet.report(102, Report.FAILED, "no database")
+    fleet.exit(102, 3)
+    first, second = fleet.supervisor.view()
+    assert (first.trouble, "no database" in second.trouble) == ("", True)
+    fleet.boot(103)
+    assert fleet.supervisor.view()[1].trouble == ""
+
+
+def test_a_slot_that_goes_away_is_in_no_trouble() -> None:
+    fleet = booted(1)
+    fleet.scale(+1)
+    fleet.report(102, Report.FAILED, "no database")
+    fleet.scale(-1)
+    assert [slot.trouble for slot in fleet.supervisor.view()] == ["", ""]
+
+
+def test_who_serves_on_after_a_reload_that_failed_is_in_no_trouble() -> None:
+    fleet = booted(1)
+    fleet.reload()
+    fleet.report(102, Report.FAILED, "no database")
+    assert fleet.supervisor.view()[0].trouble == ""
+    assert "no database" in fleet.supervisor.message
+
+
 def test_one_worker_stays() -> None:
     fleet = booted(1)
     fleet.scale(-1)

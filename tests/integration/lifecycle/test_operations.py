@@ -477,6 +477,99 @@ def test_ctl_asks_and_commands(control: Control) -> None:
         assert server.wait() == 0
 
 
+class Operator:
+    """Types commands for the server whose control socket is in the test's directory."""
+
+    def __init__(self, control: Control) -> None:
+        self.path = str(control.directory / "c")
+        self.option = ("--control-socket", self.path)
+
+    def types(self, *words: str) -> tuple[int, str]:
+        """The exit code, and all that is printed."""
+        ran = subprocess.run(
+            [*server_command(), "ctl", *words, *self.option],
+            cwd="/",
+            env=server_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        return ran.returncode, ran.stdout
+
+
+@once
+def test_ctl_waits_for_what_comes_of_it(control: Control) -> None:
+    operator = Operator(control)
+    with fleet(control, *operator.option) as server:
+        old = workers_of(server)
+        assert operator.types("reload", "--wait") == (0, "Reloading.\nReloaded.\n")
+        new = workers_of(server)
+        assert not set(old.values()) & set(new.values())
+        assert operator.types("scale", "3", "--wait") == (0, "Going to 3.\n3 workers serve.\n")
+        assert sorted(workers_of(server)) == [1, 2, 3]
+        assert operator.types("scale", "2", "--wait") == (0, "Going to 2.\n2 workers serve.\n")
+        assert workers_of(server) == new
+        assert operator.types("stop", "--wait") == (0, "Stopping.\nStopped.\n")
+        assert server.process.wait(1) == 0
+
+
+@once
+def test_ctl_tells_why_it_came_to_nothing(control: Control) -> None:
+    operator = Operator(control)
+    with fleet(control, *operator.option) as server:
+        server.permit_error("no database")
+        before = workers_of(server)
+        control.boot("raise")
+        code, text = operator.types("reload", "--wait")
+        assert code == 1
+        assert "The reload is abandoned" in text and "no database" in text
+        code, text = operator.types("scale", "3", "--wait")
+        assert code == 1
+        assert "Worker 3" in text and "no database" in text
+        assert "Worker 3" in operator.types("status")[1]
+        assert operator.types("scale", "2", "--wait")[0] == 0
+        code, text = operator.types("upgrade", "--wait")
+        assert code == 1
+        assert "The upgrade is abandoned" in text
+        control.boot("hang")
+        assert operator.types("reload", "--wait", "--timeout", "1")[0] == 4
+        assert server.request("/").value() in before.values()
+        assert operator.types("stop", "--wait")[0] == 0
+        assert server.wait() == 0
+
+
+@linux
+@once
+def test_the_number_of_workers_stays_while_a_successor_starts(control: Control) -> None:
+    operator = Operator(control)
+    server = Server(APP, *operator.option, workers=2, env={"CONTROL": str(control.directory)})
+    try:
+        server.wait_until_listening()
+        imported = set(control.wait_for("importing", 2))
+        control.boot("hang")
+        server.signal(SIGUSR2)
+        control.wait_for("importing", 4)
+        server.signal(SIGTTIN)
+        server.output.wait_for("The number of workers stays while a successor starts")
+        assert operator.types("scale", "3") == (1, "Error: The number of workers stays while a successor starts.\n")
+        assert json.loads(operator.types("status", "--json")[1])["state"] == "upgrading"
+        os.kill((set(control.pids("importing")) - imported).pop(), SIGKILL)
+        server.output.wait_for("The upgrade is abandoned, and this master goes on")
+        # From here on it changes as before; and a successor has as many as there are, not as many as there were.
+        control.boot("")
+        assert operator.types("scale", "3", "--wait")[0] == 0
+        code, text = operator.types("upgrade", "--wait")
+        assert (code, "The new master" in text) == (0, True)
+        server.output.wait_for(r"3 workers \u00b7 ")
+        eventually(lambda: len(masters_and_workers(server.pid)["master"]) == 1, "the old one to leave")
+        assert json.loads(operator.types("status", "--json")[1])["workers"] == 3
+        assert operator.types("stop", "--wait")[0] == 0
+        server.output.wait_until_closed()
+    finally:
+        server.kill()
+
+
 # -- stops
 
 
