@@ -28,6 +28,7 @@ from tests.integration.support import (
     server_environment,
     variant_options,
 )
+from tests.integration.websocket import peer
 
 APP = "tests.integration.apps.processes:app"
 
@@ -131,6 +132,22 @@ def test_an_open_stream_does_not_hold_a_reload_up(control: Control) -> None:
         assert client.read(4)
         server.permit_error("Error")
     # The stop has ended the stream as well.
+
+
+@pytest.mark.parametrize("how", ["hang", "hang in lifespan"])
+def test_a_start_that_takes_long_keeps_nobody_waiting(control: Control, how: str) -> None:
+    with fleet(control) as server:
+        old = workers_of(server)
+        imported = len(control.pids("importing"))
+        control.boot(how)
+        server.signal(SIGHUP)
+        control.wait_for("importing", imported + 1)
+        with load_on(server) as load:
+            load.wait_for_answers(200)
+            assert set(load.answers) <= set(old.values())
+            control.boot("")
+            reload(server)
+        assert load.failures == []
 
 
 def test_a_stop_during_a_reload_is_obeyed(control: Control) -> None:
@@ -574,6 +591,29 @@ def test_the_number_of_workers_stays_while_a_successor_starts(control: Control) 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_a_stop_with_everything_open(control: Control, workers: int) -> None:
+    """A stream, a WebSocket, a connection that is idle, and a request that takes longer than the idle ones are given."""
+    with fleet(control, workers=workers) as server, contextlib.ExitStack() as clients:
+        stream, idle, running = (clients.enter_context(server.connect()) for _ in range(3))
+        websocket = clients.enter_context(peer.connect(server)).open("/")
+        stream.send(request_bytes("/events"))
+        assert stream.read_head().status == 200
+        idle.request("/")
+        running.send(request_bytes("/wait"))
+        control.wait_for("waiting")
+        server.signal(SIGTERM)
+        websocket.expect_closed_by_server(1012)
+        control.wait_for("closed by 1012")
+        idle.expect_end()
+        control.go()
+        response = running.read_response()
+        assert (response.status, response.closes) == (200, True)
+        stream.read_to_end()
+        assert server.wait() == 0
+        assert len(control.pids("shutdown")) == max(1, workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_delayed_stop_serves_on_and_says_goodbye(control: Control, workers: int) -> None:
     with fleet(control, "--shutdown-delay", "3", workers=workers) as server, server.connect() as kept:
         pid = kept.request("/").value()
@@ -632,9 +672,39 @@ def test_signals_for_the_master_do_nothing_to_workers(control: Control) -> None:
     with fleet(control) as server:
         before = workers_of(server)
         for pid in before.values():
-            for number in (SIGHUP, SIGTTIN, SIGTTOU, signal.SIGINT, SIGUSR1):
+            for number in (SIGHUP, SIGTTIN, SIGTTOU, signal.SIGINT, SIGUSR1, signal.SIGWINCH):
                 os.kill(pid, number)
         with Load(server, closing=2) as load:
             load.wait_for_answers(50)
         assert load.failures == []
         assert workers_of(server) == before
+
+
+@once
+def test_a_server_without_a_master_does_nothing_about_signals_for_one(control: Control) -> None:
+    with fleet(control, workers=0) as server:
+        for number in (SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, signal.SIGWINCH):
+            server.signal(number)
+            assert server.request("/").value() == server.pid
+
+
+@once
+def test_a_master_does_nothing_about_other_signals(control: Control) -> None:
+    with fleet(control) as server:
+        before = workers_of(server)
+        for number in (signal.SIGWINCH, signal.SIGCHLD, signal.SIGURG, SIGCONT):
+            server.signal(number)
+        assert server.request("/").value() in before.values()
+        assert workers_of(server) == before
+
+
+@linux
+@once
+def test_a_worker_that_dies_of_a_fatal_signal_says_where_it_was(control: Control) -> None:
+    with fleet(control) as server:
+        old = workers_of(server)[1]
+        os.kill(old, signal.SIGABRT)
+        server.output.wait_for(
+            rf"Worker 1 \(pid {old}\) was killed by signal 6 \(SIGABRT\); starting another: it was here\n[\s\S]*File "
+        )
+        await_successor(server, 1, old)
