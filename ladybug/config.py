@@ -596,9 +596,9 @@ class Config(Table):
         default=30,
         kind=Seconds(),
         group=TIMEOUTS,
-        help="Replace a worker whose event loop has not run for this long, but never before 4 s; after 3 s its stacks are"
-        " logged and the others get its connections. 0 never replaces it. Not uvicorn's 5 s, on purpose: what blocks the"
-        " loop is most often a slow request, and its worker has others that would be lost.",
+        help="Replace a worker whose event loop has not run for this long, but never before 4 s. After 1 s the others get"
+        " its connections, after 4 s its stacks are logged. 0 never replaces it. Not uvicorn's 5 s, on purpose: what blocks"
+        " the loop is most often a slow request, and its worker has others that would be lost.",
     )
 
 

@@ -83,6 +83,7 @@ class SlotStatus(TypedDict):
     receiving: bool  # the kernel gives it new connections
     waiting: int | None  # connections in its queues
     restarts: dict[str, int]  # how often its workers were replaced, by reason
+    trouble: str  # why nobody serves there, if a worker could not be started; else empty
     workers: list[WorkerStatus]
 
 
@@ -95,6 +96,7 @@ class Status(TypedDict):
     addresses: list[str]
     state: str
     age: float
+    under_way: list[str]  # "reload", "upgrade"
     workers: int  # how many there should be
     slots: list[SlotStatus]
     message: str  # what the operator should know, such as why a reload was given up; else empty

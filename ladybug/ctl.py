@@ -1,19 +1,22 @@
 """The command `ladybug ctl`: asks the master of a running server, over its control socket, and prints what it answers.
 
-Exit codes: 0 done; 1 the server refuses; 2 wrong command line, or it does not say which of several servers is meant; 3 no
-server was reached.
+Exit codes: 0 done; 1 the server refuses, or has failed; 2 wrong command line, or it does not say which of several servers is
+meant; 3 no server was reached; 4 not done in the time given.
 
 Rule: whatever goes wrong ends with a sentence that says what to do.
 """
 
 import json
 import unicodedata
+from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import click
 
 from ladybug.config import Config
 from ladybug.control import Refused, SlotStatus, Status, WorkerStatus, ask, directories, running
+from ladybug.outcome import Failed, Judge, TooLate, await_outcome, of_reload, of_scale, of_stop, of_upgrade
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -33,6 +36,10 @@ class SeveralServers(click.ClickException):
 
 class NotReached(click.ClickException):
     exit_code = 3
+
+
+class NotInTime(click.ClickException):
+    exit_code = 4
 
 
 @click.group()
@@ -58,44 +65,98 @@ which = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Print what the server answers, for programs.")
 def status(path: str | None, as_json: bool) -> None:
     """Print what the workers are doing."""
-    answer = tell(path, "status")
+    answer = tell(found(path), "status")
     click.echo(json.dumps(answer, indent=2) if as_json else printable(table(answer)))
 
 
+def waits(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that can wait for what comes of it."""
+    timeout = click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        help="With --wait: give up after this long, with exit code 4. By default the server's own deadlines are enough.",
+    )
+    wait = click.option("--wait", is_flag=True, help="Return when it is done; if it fails, say why, with exit code 1.")
+    return wait(timeout(command))
+
+
 @ctl.command()
 @which
-def reload(path: str | None) -> None:
+@waits
+def reload(path: str | None, wait: bool, timeout: float | None) -> None:
     """Replace all workers with new ones, which import the application anew; nobody is turned away meanwhile."""
-    click.echo(printable(tell(path, "reload")["text"]))
+    path = found(path)
+    begin(tell(path, "reload"))
+    if wait:
+        finish(path, of_reload, timeout)
 
 
 @ctl.command()
 @which
-def stop(path: str | None) -> None:
+@waits
+def stop(path: str | None, wait: bool, timeout: float | None) -> None:
     """Stop the server gracefully; a second time cuts short what still runs."""
-    click.echo(printable(tell(path, "stop")["text"]))
+    path = found(path)
+    before: Any = tell(path, "status") if wait else None
+    begin(tell(path, "stop"))
+    if wait:
+        finish(path, of_stop(before), timeout)
 
 
 @ctl.command()
 @which
+@waits
 @click.argument("workers", type=click.IntRange(1))
-def scale(path: str | None, workers: int) -> None:
+def scale(path: str | None, workers: int, wait: bool, timeout: float | None) -> None:
     """Have WORKERS worker processes from now on."""
-    click.echo(printable(tell(path, "scale", workers=workers)["text"]))
+    path = found(path)
+    begin(tell(path, "scale", workers=workers))
+    if wait:
+        finish(path, of_scale(workers), timeout)
 
 
 @ctl.command()
 @which
-def upgrade(path: str | None) -> None:
+@waits
+def upgrade(path: str | None, wait: bool, timeout: float | None) -> None:
     """Start the server that is installed now, and have it take over."""
-    click.echo(printable(tell(path, "upgrade")["text"]))
+    path = found(path)
+    before: Any = tell(path, "status") if wait else None
+    begin(tell(path, "upgrade"))
+    if wait:
+        finish(path, of_upgrade(before), timeout)
 
 
-def tell(path: str | None, command: str, **arguments: Any) -> Any:
-    """The answer of the server that is meant. Raises what ends this command."""
-    path = path if path not in (None, "", "auto") else the_only_server()
+def begin(answer: Any) -> None:
+    """Say what the server has begun to do."""
+    click.echo(printable(answer["text"]))
+
+
+def finish(path: str, judge: Judge, timeout: float | None) -> None:
+    """Wait for the end of it, and say that too. Raises what ends this command."""
+    try:
+        text = await_outcome(path, judge, inf if timeout is None else timeout)
+    except Failed as error:
+        raise RefusedByServer(printable(str(error))) from None
+    except TooLate:
+        raise NotInTime(f"Not done within {timeout:g} s; the server goes on with it.") from None
+    except OSError as error:
+        raise NotReached(why_not(path, error)) from None
+    click.echo(printable(text))
+
+
+def found(path: str | None) -> str:
+    """The control socket of the server that is meant. Raises what ends this command."""
+    if path is None or path in ("", "auto"):
+        return the_only_server()
     if path == "off":
         raise NotReached("Its control socket is off: start it with another --control-socket.")
+    return path
+
+
+def tell(path: str, command: str, **arguments: Any) -> Any:
+    """The answer of the server at `path`. Raises what ends this command."""
     try:
         return ask(path, command, **arguments)
     except Refused as error:
@@ -184,6 +245,8 @@ def slot_remarks(slot: SlotStatus) -> list[str]:
     remarks = []
     if not slot["receiving"]:
         remarks.append(f"Slot {slot['slot']} gets no new connections now.")
+    if slot["trouble"]:
+        remarks.append(f"{slot['trouble']}.")
     if slot["restarts"]:
         reasons = ", ".join(
             f"{reason}{f' ({times} times)' if times > 1 else ''}" for reason, times in slot["restarts"].items()

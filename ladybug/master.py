@@ -4,7 +4,7 @@ It holds the listening sockets as long as their slot lives. A worker inherits th
 a slot's queue when its worker dies is served by the next one, or by the workers of other slots, if there are.
 
 It sleeps in poll(2) until something happens: a signal (through the wakeup fd, so none is lost between two instructions), a
-message from a worker, a deadline. With nothing to do it wakes up every two or three seconds, to see if all hearts beat.
+message from a worker, a deadline. With nothing to do it wakes up once or twice a second, to see if all hearts beat.
 
 Rules:
 - Nothing here imports asyncio, the application or the compiled rooms. What only a worker needs is imported in the worker,
@@ -29,6 +29,27 @@ from setproctitle import setproctitle
 
 from ladybug import __version__
 from ladybug.about import announce
+from ladybug.actions import (
+    Action,
+    Announce,
+    AskStacks,
+    CloseSlot,
+    Exit,
+    HandOver,
+    Log,
+    LogStacks,
+    OpenSlot,
+    Reloaded,
+    Reloading,
+    ReopenLogs,
+    Route,
+    Signal,
+    Spawn,
+    StartSuccessor,
+    StopListening,
+    Stopping,
+    StopSuccessor,
+)
 from ladybug.control import (
     Command,
     ControlServer,
@@ -59,32 +80,9 @@ from ladybug.places import Places
 from ladybug.privileges import drop_privileges, give_log_files, identity_of
 from ladybug.scoreboard import Record, Scoreboard, State
 from ladybug.signal_queue import SignalQueue
+from ladybug.slots import Fleet, Report
 from ladybug.stacks import STACKS_SIGNAL, Stacks
-from ladybug.supervisor import (
-    Action,
-    Announce,
-    AskStacks,
-    CloseSlot,
-    Exit,
-    HandOver,
-    Log,
-    LogStacks,
-    OpenSlot,
-    Reloaded,
-    Reloading,
-    ReopenLogs,
-    Report,
-    Route,
-    Signal,
-    Spawn,
-    StartSuccessor,
-    StopListening,
-    Stopping,
-    StopSuccessor,
-    Supervisor,
-    Timeouts,
-    describe_exit,
-)
+from ladybug.supervisor import MOST_WORKERS, Supervisor, Timeouts, describe_exit
 from ladybug.systemd import Notifier
 from ladybug.upgrade import Inheritance, Start, Successor
 
@@ -298,6 +296,7 @@ class Master:
                 case Signal(pid, number):
                     self._kill(pid, number)
                 case AskStacks(pid):
+                    self._children[pid].stacks.read()  # of the last time it stood still, for too short to be told of
                     self._kill(pid, STACKS_SIGNAL)
                 case LogStacks(pid, level, text):
                     stacks = self._children[pid].stacks.read() or "(It writes no stacks: is it stopped (SIGSTOP)?)"
@@ -444,7 +443,19 @@ class Master:
 
         def scale(request: Mapping[str, Any]) -> Mapping[str, Any]:
             size = whole_argument(request, "workers", 1)
-            return self._obeyed(supervisor.scale_requested(size, time.monotonic()), f"Going to {size}.")
+            if size > MOST_WORKERS:
+                raise Refused(f"More than {MOST_WORKERS} workers are more than anybody means.")
+            answer = self._obeyed(supervisor.scale_requested(size, time.monotonic()), f"Going to {size}.")
+            if supervisor.size != size:
+                why = "The number of workers stays while a successor starts" if supervisor.is_upgrading else ""
+                raise Refused(f"{why or supervisor.message or 'The server is stopping'}.")
+            return answer
+
+        def reload(_: Mapping[str, Any]) -> Mapping[str, Any]:
+            answer = self._obeyed(supervisor.reload_requested(time.monotonic()), "Reloading.")
+            if supervisor.fleet not in (Fleet.BOOTING, Fleet.RUNNING):
+                raise Refused("The server is stopping.")
+            return answer
 
         def upgrade(request: Mapping[str, Any]) -> Mapping[str, Any]:
             answer = self._obeyed(supervisor.upgrade_requested(time.monotonic()), "A new master is starting.")
@@ -454,7 +465,7 @@ class Master:
 
         return {
             "status": lambda _: self._status(),
-            "reload": lambda _: self._obeyed(supervisor.reload_requested(time.monotonic()), "Reloading."),
+            "reload": reload,
             "stop": lambda _: self._obeyed(supervisor.stop_requested(time.monotonic()), "Stopping."),
             "scale": scale,
             "upgrade": upgrade,
@@ -468,7 +479,7 @@ class Master:
         now = time.monotonic()
         config = self._config
         slots = []
-        for number, workers, restarts in self._supervisor.view():
+        for number, workers, restarts, trouble in self._supervisor.view():
             place = self._places.get(number)
             waiting = [waiting_connections(listener) for listener in place.own] if place is not None else []
             slots.append(
@@ -477,6 +488,7 @@ class Master:
                     receiving=number in self._places.receiving,
                     waiting=None if None in waiting or not waiting else sum(count or 0 for count in waiting),
                     restarts=dict(restarts),
+                    trouble=trouble,
                     workers=[self._status_of(pid, state.value, now) for pid, state in workers],
                 )
             )
@@ -485,12 +497,22 @@ class Master:
             version=__version__,
             app=config.app if isinstance(config.app, str) else type(config.app).__name__,
             addresses=self._addresses,
-            state="reloading" if self._supervisor.is_reloading else self._supervisor.fleet.value,
+            state=self._state(),
+            under_way=[
+                *(["reload"] if self._supervisor.is_reloading else []),
+                *(["upgrade"] if self._supervisor.is_upgrading else []),
+            ],
             age=now - self._began,
             workers=self._supervisor.size,
             slots=slots,
             message=self._supervisor.message,
         )
+
+    def _state(self) -> str:
+        fleet = self._supervisor.fleet
+        if self._supervisor.is_reloading and fleet in (Fleet.BOOTING, Fleet.RUNNING):
+            return "reloading"
+        return "upgrading" if self._supervisor.is_upgrading else fleet.value
 
     def _status_of(self, pid: int, state: str, now: float) -> WorkerStatus:
         child = self._children[pid]

@@ -10,6 +10,7 @@ all of them, as the master does, and does what the supervisor's Route means:
 Rule: a listener is closed when its queue is empty and nothing new gets there. Until then it is looked after.
 """
 
+import logging
 import select
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from ladybug.steering import Steering
 
 if TYPE_CHECKING:
     from ladybug.config import Config
+
+logger = logging.getLogger("ladybug.error")
 
 # Seconds until connections are looked at again that nobody had room for.
 NO_ROOM = 0.05
@@ -67,6 +70,7 @@ class Places:
         self.receiving = frozenset[int]()
         self._closing: set[int] = set()
         self._rescue_at = 0.0
+        self._has_told = False  # that it cannot steer
 
     def get(self, slot: int) -> Place | None:
         return self._places.get(slot)
@@ -83,7 +87,7 @@ class Places:
         place = Place(join_listeners(self._config, beside.listeners), shared=self._is_shared)
         self._places[slot] = place
         self._steering.add(slot, place.listeners)
-        self._steering.steer(self.receiving)
+        self._steer()
 
     def close_when_empty(self, slot: int) -> None:
         """A slot less; `rescue` tells when that is done."""
@@ -116,12 +120,12 @@ class Places:
         """From now on these get everything, if there are any."""
         self.receiving = slots
         self._rescue_at = 0.0
-        self._steering.steer(slots)
+        self._steer()
 
     def route_again(self) -> None:
         """Somebody else has steered meanwhile."""
         self._steering.forget()
-        self._steering.steer(self.receiving)
+        self._steer()
 
     def interests(self, now: float) -> Iterator[int]:
         """Descriptors that are readable when there is something to rescue."""
@@ -157,4 +161,15 @@ class Places:
         self._closing.discard(slot)
         self._places.pop(slot).close()
         self._steering.remove(slot)
-        self._steering.steer(self.receiving)
+        self._steer()
+
+    def _steer(self) -> None:
+        if not self._steering.steer(self.receiving) and not self._has_told:
+            self._has_told = True
+            # Of one queue for all whoever is free takes, and nobody misses anything. Of several, clients wait for a rescue.
+            level = logging.DEBUG if self._is_shared else logging.WARNING
+            logger.log(
+                level,
+                "New connections are not steered around workers that are busy or gone: %s",
+                self._steering.unavailable,
+            )

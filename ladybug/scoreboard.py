@@ -7,7 +7,7 @@ Rules:
 - A record has one writer: the worker it was given to. The master writes it only before the fork and after the death.
 - No locks. A reader may see the fields of one record from two different moments; no field is ever half written, because
   each is an aligned native integer.
-- The worker writes from its event loop, once a second, never from a thread: a blocked loop stops the heartbeat.
+- The worker writes from its event loop, twice a second, never from a thread: a blocked loop stops the heartbeat.
 """
 
 import enum
@@ -69,7 +69,7 @@ class Record:
         struct.pack_into("=i", self._memory, self._offset + _STATE_AT, state)
 
     def beat(self, now: float, connections: int, in_flight: int, requests: int) -> None:
-        """The worker's, once a second from its event loop."""
+        """The worker's, twice a second from its event loop."""
         _LIVE.pack_into(self._memory, self._offset + _LIVE_AT, now, connections, in_flight, requests)
 
     def read(self) -> Row:

@@ -4,20 +4,11 @@
     perform(actions)                            Spawn, Signal, Route, StopListening, Log, Exit ...
     wait(until=supervisor.next_deadline())      then first of all: tick, with the workers' heartbeats
 
-`now` is any clock that only moves forward, in seconds. Each Spawn is answered, with `spawned` or `spawn_failed`, before
-any other event, and each OpenSlot with `opened` or `open_failed`.
+`now` is any clock that only moves forward, in seconds. The actions, and which of them are to be answered, are in `actions.py`.
 
-Theory of operation. Tables hold the states: REPORTED and OVERDUE those of one process, FLEET those of all together. An event
-first moves a state, as its table says; an entry that is missing is an error of the caller (KeyError). Then `_decide` looks
-at the fleet as it stands and does whatever is still to be done. It does not ask which event brought this about, so there is
-no order of events it could have forgotten.
-
-A worker's life, and what may become of it:
-
-    BOOTING -> SERVING -> DRAINING -> gone              replaced: its successor serves before it leaves
-    BOOTING -> SERVING -> gone                          died: replaced, after a delay if it died young
-    BOOTING -> FAILED -> gone                           could not start
-    SERVING -> SILENT -> BLOCKED -> ABORTED -> KILLED   its event loop stands still; as soon as it runs again: SERVING
+Theory of operation. Who is in which state, and what moves it, is in the tables of `slots.py`. An event first moves a state, as
+its table says. Then `_decide` looks at the fleet as it stands and does whatever is still to be done. It does not ask which
+event brought this about, so there is no order of events it could have forgotten.
 
 Rules:
 - A slot has one worker, or two while one of them is leaving or about to.
@@ -32,13 +23,53 @@ Rules:
 - Deadlines count only while the master runs. After a night in which the whole machine stood still nobody is late.
 """
 
-import enum
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import NamedTuple
 
+from ladybug.actions import (
+    ERROR,
+    INFO,
+    WARNING,
+    Action,
+    Announce,
+    AskStacks,
+    CloseSlot,
+    Exit,
+    HandOver,
+    Log,
+    LogStacks,
+    OpenSlot,
+    Reloaded,
+    Reloading,
+    ReopenLogs,
+    Route,
+    Signal,
+    Spawn,
+    StartSuccessor,
+    StopListening,
+    Stopping,
+    StopSuccessor,
+)
 from ladybug.exceptions import STARTUP_FAILURE
+from ladybug.slots import (
+    FLEET,
+    ORDERS,
+    OVERDUE,
+    REPORTED,
+    SERVES,
+    SEVERITY,
+    STAYS,
+    TOLD,
+    Fleet,
+    Process,
+    Report,
+    Slot,
+    Turn,
+    View,
+    Worker,
+)
 
 # Seconds to wait before a slot is filled again, by how often its workers died young: once may be chance.
 RESPAWN_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -46,10 +77,12 @@ RESPAWN_DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 YOUNG = 30.0
 # Slots that TTIN and `ladybug ctl scale` make, at most: a slip of a finger must not fork until nothing moves.
 MOST_WORKERS = 500
-# Seconds without a heartbeat, which comes every second, after which a worker gets no new connections.
-SILENCE = 3.0
-# Seconds in which a silent worker has written its stacks: a handler in C does that, whatever Python is doing.
-STACKS = 1.0
+# Seconds without a heartbeat, which comes every half second, after which a worker gets no new connections. Who is only slow
+# for a moment loses nothing by that, so nothing is logged yet.
+SILENCE = 1.0
+# Seconds more, after which the log tells where it stands. Its stacks are written by then: a handler in C does that, whatever
+# Python is doing.
+STACKS = 3.0
 # Seconds that a worker gets to die of SIGABRT.
 ABORT = 2.0
 # Seconds for which a slot that goes away is still looked after. A handshake that was under way when the kernel was told to
@@ -63,244 +96,6 @@ LONGEST_UPGRADE = 600.0
 OVERSLEPT = 1.0
 # Exit code of a stop in which a worker died or had to be killed: requests, or lifespan shutdown, may be lost.
 UNCLEAN_STOP = 1
-# Levels of Log, as `logging` has them.
-DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
-
-
-class Worker(enum.Enum):
-    """State of one worker process."""
-
-    BOOTING = "booting"
-    SERVING = "serving"
-    SILENT = "silent"  # misses its heartbeat; was asked for its stacks
-    BLOCKED = "blocked"  # the same, and the log tells of it
-    FAILED = "failed"  # has said why it cannot start, and is about to exit
-    # Told to go:
-    LEAVING = "leaving"  # was sent USR2: serves on, and says Connection: close
-    DRAINING = "draining"  # was sent TERM
-    QUITTING = "quitting"  # was sent QUIT
-    ABORTED = "aborted"  # was sent ABRT
-    KILLED = "killed"  # was sent KILL
-
-
-class Report(enum.Enum):
-    """What a worker says of itself."""
-
-    READY = "ready"
-    FAILED = "failed"
-    RETIRING = "retiring"  # goes on serving, and asks for a successor
-
-
-class Fleet(enum.Enum):
-    """State of all workers together."""
-
-    BOOTING = "booting"  # until every slot has served once
-    RUNNING = "running"
-    LEAVING = "leaving"  # for the time of --shutdown-delay
-    STOPPING = "stopping"
-    QUITTING = "quitting"
-    KILLING = "killing"
-    OVER = "over"
-
-
-class Turn(enum.Enum):
-    """What moves the fleet from one state to the next."""
-
-    COMPLETE = "complete"  # every slot has served
-    CANNOT_BOOT = "cannot boot"
-    STOP = "stop"  # INT or TERM
-    QUIT = "quit"
-    DELAYED = "delayed"  # --shutdown-delay is over
-    SUCCEEDED = "succeeded"  # another master has taken over
-    EMPTY = "empty"  # the last worker has gone
-
-
-# -- the tables
-
-# How a worker is told to go, mildest first.
-ORDERS: Mapping[Worker, signal.Signals] = {
-    Worker.LEAVING: signal.SIGUSR2,
-    Worker.DRAINING: signal.SIGTERM,
-    Worker.QUITTING: signal.SIGQUIT,
-    Worker.ABORTED: signal.SIGABRT,
-    Worker.KILLED: signal.SIGKILL,
-}
-_SEVERITY: Mapping[Worker, int] = {state: degree for degree, state in enumerate(ORDERS, start=1)}
-# Takes connections, or will again. And: holds its slot, so that nobody else is needed there.
-SERVES = frozenset({Worker.SERVING, Worker.SILENT, Worker.BLOCKED})
-STAYS = SERVES | {Worker.BOOTING, Worker.FAILED}
-
-REPORTED: Mapping[tuple[Worker, Report], Worker] = {
-    (Worker.BOOTING, Report.READY): Worker.SERVING,
-    (Worker.BOOTING, Report.FAILED): Worker.FAILED,
-    **{(state, Report.RETIRING): state for state in SERVES},
-    # What a worker that was told to go says of itself has crossed our signal on the way, and changes nothing any more.
-    **{(state, report): state for state in ORDERS for report in Report},
-}
-
-# What becomes of a worker that has been in a state for too long.
-OVERDUE: Mapping[Worker, Worker] = {
-    Worker.BOOTING: Worker.ABORTED,
-    Worker.SERVING: Worker.SILENT,  # counted from its last heartbeat
-    Worker.SILENT: Worker.BLOCKED,
-    Worker.BLOCKED: Worker.ABORTED,
-    Worker.FAILED: Worker.KILLED,
-    Worker.DRAINING: Worker.KILLED,
-    Worker.QUITTING: Worker.KILLED,
-    Worker.ABORTED: Worker.KILLED,
-}
-
-FLEET: Mapping[tuple[Fleet, Turn], Fleet] = {
-    (Fleet.BOOTING, Turn.COMPLETE): Fleet.RUNNING,
-    (Fleet.BOOTING, Turn.CANNOT_BOOT): Fleet.STOPPING,
-    (Fleet.BOOTING, Turn.STOP): Fleet.STOPPING,
-    (Fleet.BOOTING, Turn.QUIT): Fleet.QUITTING,
-    (Fleet.RUNNING, Turn.STOP): Fleet.LEAVING,
-    (Fleet.RUNNING, Turn.QUIT): Fleet.QUITTING,
-    (Fleet.RUNNING, Turn.SUCCEEDED): Fleet.STOPPING,
-    (Fleet.LEAVING, Turn.DELAYED): Fleet.STOPPING,
-    (Fleet.LEAVING, Turn.STOP): Fleet.STOPPING,
-    (Fleet.LEAVING, Turn.QUIT): Fleet.QUITTING,
-    (Fleet.STOPPING, Turn.STOP): Fleet.QUITTING,
-    (Fleet.STOPPING, Turn.QUIT): Fleet.QUITTING,
-    (Fleet.QUITTING, Turn.STOP): Fleet.KILLING,
-    (Fleet.QUITTING, Turn.QUIT): Fleet.KILLING,
-    (Fleet.KILLING, Turn.STOP): Fleet.KILLING,
-    (Fleet.KILLING, Turn.QUIT): Fleet.KILLING,
-    (Fleet.LEAVING, Turn.EMPTY): Fleet.OVER,
-    (Fleet.STOPPING, Turn.EMPTY): Fleet.OVER,
-    (Fleet.QUITTING, Turn.EMPTY): Fleet.OVER,
-    (Fleet.KILLING, Turn.EMPTY): Fleet.OVER,
-    (Fleet.OVER, Turn.STOP): Fleet.OVER,
-    (Fleet.OVER, Turn.QUIT): Fleet.OVER,
-}
-
-# What every worker is told in these states of the fleet, unless it was told as much before.
-TOLD: Mapping[Fleet, Worker] = {
-    Fleet.LEAVING: Worker.LEAVING,
-    Fleet.STOPPING: Worker.DRAINING,
-    Fleet.QUITTING: Worker.QUITTING,
-    Fleet.KILLING: Worker.KILLED,
-}
-
-
-# -- actions
-
-
-class Spawn(NamedTuple):
-    """Fork a worker for `slot`, the `generation`th there, and answer with `spawned` or `spawn_failed`."""
-
-    slot: int
-    generation: int
-
-
-class Signal(NamedTuple):
-    """Send `signal` to the worker `pid`."""
-
-    pid: int
-    signal: signal.Signals
-
-
-class OpenSlot(NamedTuple):
-    """Open listeners for a new slot, and answer with `opened` or `open_failed`."""
-
-    slot: int
-
-
-class CloseSlot(NamedTuple):
-    """Nobody serves this slot any more, and nothing new gets there: when its queue is empty, close its listeners, and
-    answer with `closed`."""
-
-    slot: int
-
-
-class Route(NamedTuple):
-    """From now on these slots, if any, get all new connections, and those that wait in the queues of the others."""
-
-    slots: frozenset[int]
-
-
-class StartSuccessor(NamedTuple):
-    """Start another master, and answer with `successor_failed` or `successor_ready`, now or later."""
-
-
-class StopSuccessor(NamedTuple):
-    """Have the other master stop: it is not wanted any more, or it takes too long."""
-
-
-class HandOver(NamedTuple):
-    """Let go of the listeners: they are the successor's."""
-
-
-class ReopenLogs(NamedTuple):
-    """Open the log files of this process anew."""
-
-
-class Stopping(NamedTuple):
-    """A stop has begun: say so to whoever started the server."""
-
-
-class StopListening(NamedTuple):
-    """Close the master's listeners: from now on the workers' are the last ones."""
-
-
-class Announce(NamedTuple):
-    """Every slot serves: say so."""
-
-
-class Reloading(NamedTuple):
-    """A reload has begun: say so to whoever started the server."""
-
-
-class Reloaded(NamedTuple):
-    """It is over, complete or abandoned."""
-
-
-class Log(NamedTuple):
-    level: int
-    text: str
-
-
-class AskStacks(NamedTuple):
-    """Have the worker `pid` write where its threads are."""
-
-    pid: int
-
-
-class LogStacks(NamedTuple):
-    """Log the text, and with it what the worker `pid` has written since AskStacks."""
-
-    pid: int
-    level: int
-    text: str
-
-
-class Exit(NamedTuple):
-    """Nobody is left: leave with this exit code."""
-
-    code: int
-
-
-Action = (
-    Spawn
-    | Signal
-    | OpenSlot
-    | CloseSlot
-    | Route
-    | StartSuccessor
-    | StopSuccessor
-    | HandOver
-    | ReopenLogs
-    | Stopping
-    | StopListening
-    | Announce
-    | Reloading
-    | Reloaded
-    | Log
-    | AskStacks
-    | LogStacks
-    | Exit
-)
 
 
 class Timeouts(NamedTuple):
@@ -322,74 +117,14 @@ class Timeouts(NamedTuple):
     delay: float
 
 
-class _Process:
-    """One worker process, from its fork until it is reaped."""
-
-    def __init__(self, pid: int, slot: "_Slot", edition: int, deadline: float) -> None:
-        self.pid = pid
-        self.slot = slot
-        self.edition = edition
-        self.state = Worker.BOOTING
-        self.deadline = (
-            deadline  # when it has been in this state for too long; of those told to go, it never moves back
-        )
-        self.serving_since: float | None = None
-        self.heard = 0.0  # when its event loop ran, as far as we know
-        self.retires = False
-        self.goes_because = ""  # for the statistics
-
-    @property
-    def name(self) -> str:
-        return f"Worker {self.slot.number + 1} (pid {self.pid})"
-
-
-class _Slot:
-    """A place in the fleet, which outlives its workers."""
-
-    def __init__(self, number: int, *, is_open: bool) -> None:
-        self.number = number
-        self.workers: list[_Process] = []  # oldest first
-        self.generation = 0
-        self.is_open = is_open  # has listeners
-        self.close_at = inf  # set when the slot is to go away
-        self.is_being_closed = False  # and nobody can change that any more
-        self.is_spawning = False
-        self.has_served = False
-        self.restarts: dict[str, int] = {}  # how often its workers were replaced, by reason
-        self.died_young = 0  # how often in a row
-        self.spawn_at = 0.0
-
-    @property
-    def is_closing(self) -> bool:
-        return self.close_at < inf
-
-    @property
-    def serving(self) -> list[_Process]:
-        return [worker for worker in self.workers if worker.state in SERVES]
-
-    @property
-    def has_heir(self) -> bool:
-        """True while a successor boots beside the one who serves."""
-        is_booting = any(worker.state in (Worker.BOOTING, Worker.FAILED) for worker in self.workers)
-        return bool(self.serving) and (self.is_spawning or is_booting)
-
-
-class View(NamedTuple):
-    """A slot, for whoever wants to know."""
-
-    slot: int
-    workers: list[tuple[int, Worker]]  # pid and state
-    restarts: Mapping[str, int]
-
-
 class Supervisor:
     """Decides for a fleet that begins with `slots` workers."""
 
     def __init__(self, slots: int, timeouts: Timeouts) -> None:
         self.fleet = Fleet.BOOTING
         self.is_reloading = False
-        self._slots = {number: _Slot(number, is_open=True) for number in range(slots)}
-        self._by_pid: dict[int, _Process] = {}
+        self._slots = {number: Slot(number, is_open=True) for number in range(slots)}
+        self._by_pid: dict[int, Process] = {}
         self._timeouts = timeouts
         self._limits = {
             Worker.BOOTING: timeouts.boot or inf,
@@ -404,7 +139,7 @@ class Supervisor:
         self._edition = 0
         self._leave_at = inf
         self._succeed_by = inf  # set while a successor starts
-        self.message = ""  # why the last reload or upgrade was given up
+        self.message = ""  # what has come of the last operation, if not what was wanted
         self._route = frozenset[int]()
         self._is_listening = True
         self._exit_code = 0
@@ -423,7 +158,12 @@ class Supervisor:
     def view(self) -> list[View]:
         """The slots, in order."""
         return [
-            View(number, [(worker.pid, worker.state) for worker in slot.workers], slot.restarts)
+            View(
+                slot=number,
+                workers=[(worker.pid, worker.state) for worker in slot.workers],
+                restarts=slot.restarts,
+                trouble="" if slot.is_closing else slot.trouble,
+            )
             for number, slot in sorted(self._slots.items())
         ]
 
@@ -435,7 +175,7 @@ class Supervisor:
 
     def spawned(self, slot: int, pid: int, now: float) -> list[Action]:
         """The fork of a Spawn has worked."""
-        process = _Process(pid, self._slots[slot], self._edition, now + self._limits[Worker.BOOTING])
+        process = Process(pid, self._slots[slot], self._edition, now + self._limits[Worker.BOOTING])
         process.slot.is_spawning = False
         process.slot.workers.append(process)
         self._by_pid[pid] = process
@@ -456,6 +196,7 @@ class Supervisor:
             process.serving_since = process.heard = now
             process.deadline = now + self._limits[Worker.SERVING]
             process.slot.has_served = True
+            process.slot.trouble = ""
             self._log(INFO, f"{process.name} is ready")
         elif process.state is Worker.FAILED:
             process.deadline = now + self._limits[Worker.FAILED]
@@ -538,7 +279,7 @@ class Supervisor:
         if self.is_upgrading:
             self._log(WARNING, "The number of workers stays while a successor starts")
         elif self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            before = self.size
+            before, self.message = self.size, ""
             if size < 1:
                 size = 1
                 self._log(WARNING, "There is one worker, and one has to stay")
@@ -562,7 +303,8 @@ class Supervisor:
     def open_failed(self, slot: int, reason: str, now: float) -> list[Action]:
         """An OpenSlot has not worked."""
         del self._slots[slot]
-        self._log(ERROR, f"Worker {slot + 1} cannot be added: {reason}")
+        self.message = f"Worker {slot + 1} cannot be added: {reason}"
+        self._log(ERROR, self.message)
         return self._decide(now)
 
     def closed(self, slot: int, now: float) -> list[Action]:
@@ -606,7 +348,7 @@ class Supervisor:
 
     # -- what an event means for the one worker, or slot, it is about
 
-    def _boot_failed(self, slot: _Slot, what: str, why: str, now: float, process: _Process | None = None) -> None:
+    def _boot_failed(self, slot: Slot, what: str, why: str, now: float, process: Process | None = None) -> None:
         """A worker cannot be started here, and this is said once. `process` is the one, if there is one."""
         if self.fleet is Fleet.BOOTING:
             self._exit_code = STARTUP_FAILURE
@@ -619,9 +361,10 @@ class Supervisor:
                 self._actions.append(Reloaded())
                 what = f"The reload is abandoned, and who served before goes on. {what}"
                 self.message = _sentence(what, why)
+            slot.trouble = "" if slot.serving else _sentence(what, why)
             self._log(ERROR, _sentence(what, why))
 
-    def _replacing(self, slot: _Slot, now: float, leaving: _Process | None = None) -> str:
+    def _replacing(self, slot: Slot, now: float, leaving: Process | None = None) -> str:
         """Set when the slot is filled again, which `leaving` has left or is about to; the rest of the sentence that says so."""
         if leaving is not None and leaving.serving_since is not None and now - leaving.serving_since >= YOUNG:
             slot.died_young = 0
@@ -632,7 +375,7 @@ class Supervisor:
             return ""
         return f"; starting another in {delay:g} s" if delay else "; starting another"
 
-    def _left(self, process: _Process, returncode: int, where: str) -> None:
+    def _left(self, process: Process, returncode: int, where: str) -> None:
         """A worker that was told to go has gone. One that was told while it booted may have failed first: no harm."""
         if returncode not in (0, STARTUP_FAILURE):
             if self.fleet is not Fleet.RUNNING:
@@ -644,7 +387,7 @@ class Supervisor:
                     WARNING, _sentence(f"{process.name} {describe_exit(returncode)} while it was stopping", where)
                 )
 
-    def _died(self, process: _Process, returncode: int, in_flight: int, where: str, now: float) -> None:
+    def _died(self, process: Process, returncode: int, in_flight: int, where: str, now: float) -> None:
         """A worker has gone that nobody had told to."""
         if process.serving_since is not None:
             lost = f" with {_count(in_flight, 'request')} in flight" if in_flight else ""
@@ -654,7 +397,7 @@ class Supervisor:
             name = f"Worker {process.slot.number + 1}" if self.fleet is Fleet.BOOTING else process.name
             self._boot_failed(process.slot, f"{name} died while booting ({_short_exit(returncode)})", where, now)
 
-    def _overdue(self, process: _Process, now: float) -> None:
+    def _overdue(self, process: Process, now: float) -> None:
         """A worker has been in its state for too long."""
         before, after = process.state, OVERDUE[process.state]
         silence = f"{process.name} has not run its event loop for {now - process.heard:.0f} s"
@@ -723,7 +466,7 @@ class Supervisor:
             self._route = well
             self._actions.append(Route(well))
 
-    def _relieve(self, slot: _Slot, now: float) -> None:
+    def _relieve(self, slot: Slot, now: float) -> None:
         """Tell those to go who are not needed here any more."""
         if slot.is_closing:
             self._tell(slot.workers, Worker.DRAINING, now)
@@ -736,13 +479,13 @@ class Supervisor:
         outdated = [worker for worker in slot.workers if worker.state is Worker.BOOTING and self._is_due(worker)]
         self._tell(outdated, Worker.QUITTING, now)
 
-    def _fill(self, slot: _Slot, now: float) -> None:
+    def _fill(self, slot: Slot, now: float) -> None:
         if self._wants_worker(slot) and slot.spawn_at <= now:
             slot.is_spawning = True
             slot.generation += 1
             self._actions.append(Spawn(slot.number, slot.generation))
 
-    def _wants_worker(self, slot: _Slot) -> bool:
+    def _wants_worker(self, slot: Slot) -> bool:
         """True if nobody means to stay here and there is room for another; and it is this slot's turn, if somebody serves."""
         if slot.is_closing or not slot.is_open or slot.is_spawning or len(slot.workers) > 1:
             return False
@@ -750,7 +493,7 @@ class Supervisor:
             return False
         return not slot.serving or not any(other.has_heir for other in self._slots.values())
 
-    def _close(self, slot: _Slot, now: float) -> None:
+    def _close(self, slot: Slot, now: float) -> None:
         # A successor has the same listeners, and may yet use them.
         if slot.close_at <= now and not slot.workers and not slot.is_being_closed and not self.is_upgrading:
             slot.is_being_closed = True
@@ -765,10 +508,10 @@ class Supervisor:
             self._actions.append(Reloaded())
             self._log(INFO, "Reloaded")
 
-    def _stays(self, process: _Process) -> bool:
+    def _stays(self, process: Process) -> bool:
         return process.state in STAYS and not self._is_due(process)
 
-    def _is_due(self, process: _Process) -> bool:
+    def _is_due(self, process: Process) -> bool:
         """True if it is to be replaced."""
         return process.retires or (self.is_reloading and process.edition < self._edition)
 
@@ -779,13 +522,13 @@ class Supervisor:
                 slot.close_at = inf
                 return
         number = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
-        self._slots[number] = _Slot(number, is_open=False)
+        self._slots[number] = Slot(number, is_open=False)
         self._actions.append(OpenSlot(number))
 
-    def _tell(self, processes: Iterable[_Process], state: Worker, now: float) -> None:
+    def _tell(self, processes: Iterable[Process], state: Worker, now: float) -> None:
         """Send each the signal that belongs to `state`, unless it was told that much already."""
         for process in processes:
-            if _SEVERITY.get(process.state, 0) < _SEVERITY[state]:
+            if SEVERITY.get(process.state, 0) < SEVERITY[state]:
                 # Who is on the way out already gets no more time by being told again.
                 latest = process.deadline if process.state in ORDERS or process.state is Worker.FAILED else inf
                 process.state = state
@@ -811,6 +554,7 @@ class Supervisor:
             return
         if self.is_upgrading and turn is not Turn.COMPLETE:
             self._succeed_by = inf
+            self.message = "The upgrade is abandoned: the server is stopping"
             self._actions.append(StopSuccessor())
         if before in (Fleet.BOOTING, Fleet.RUNNING) and turn not in (Turn.COMPLETE, Turn.SUCCEEDED):
             self._actions.append(Stopping())

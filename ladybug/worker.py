@@ -74,9 +74,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ladybug.error")
 
-# Seconds between two heartbeats.
-BEAT = 1.0
-# How often in a row, once a heartbeat, a worker must hold more than --limit-worker-rss. Memory has spikes.
+# Seconds between two heartbeats. The supervisor misses them after twice that.
+BEAT = 0.5
+# Seconds between two looks at a worker's memory; and how often in a row it must be more than --limit-worker-rss. Memory has
+# spikes.
+WEIGHING = 1.0
 RSS_PATIENCE = 5
 # Container objects made and not yet freed before the collector looks at the young ones; and Python's own, 3.11 and later.
 GC_THRESHOLD = 20_000
@@ -453,7 +455,7 @@ class _Worker(_Serving):
         self._channel = ties.channel
         self._receiver: Receiver | None = None
         self._is_retiring = False
-        self._too_fat = 0  # heartbeats in a row
+        self._too_fat = 0  # how often in a row
 
     def _take_signals(self) -> None:
         signal.signal(signal.SIGIO, self._on_signal)
@@ -473,6 +475,8 @@ class _Worker(_Serving):
             loop = asyncio.get_running_loop()
             self._record.set_state(State.SERVING)
             self._beat(server, loop)
+            if self.config.limit_worker_rss is not None:
+                self._weigh(self.config.limit_worker_rss, loop)
             self._link.send(Kind.READY)
             if self._receiver is not None:
                 self._receiver.begin()
@@ -507,17 +511,16 @@ class _Worker(_Serving):
 
     def _beat(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._record.beat(time.monotonic(), server.connections, server.in_flight, server.requests)
-        if self.config.limit_worker_rss is not None:
-            self._weigh(self.config.limit_worker_rss)
         loop.call_later(BEAT, self._beat, server, loop)
 
-    def _weigh(self, limit: int) -> None:
+    def _weigh(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         from psutil import Process
 
         size = Process().memory_info().rss
         self._too_fat = self._too_fat + 1 if size > limit else 0
         if self._too_fat == RSS_PATIENCE:
             self.retire(f"holds {size >> 20} MiB of memory")
+        loop.call_later(WEIGHING, self._weigh, limit, loop)
 
     def _in_fork(self) -> None:
         self._stacks.unregister()

@@ -15,7 +15,20 @@ import pytest
 # At the end: an installed, compiled ladybug must not be shadowed by the sources beside benchmarks/.
 sys.path.append(str(Path(__file__).parent.parent))
 
-from benchmarks import environments, frames, probes, proc, ratios, report, servers, targets, workloads, wrk, ws
+from benchmarks import (
+    arrivals,
+    environments,
+    frames,
+    probes,
+    proc,
+    ratios,
+    report,
+    servers,
+    targets,
+    workloads,
+    wrk,
+    ws,
+)
 from benchmarks.figures import LoadError
 from benchmarks.measure import Sample
 from benchmarks.probes import Reading
@@ -417,3 +430,70 @@ def test_the_websocket_client_answers_pings(programs: Path) -> None:
         figures, _ = client.load(0.05)
     assert len(pongs) >= figures.requests >= 1
     assert set(pongs) == {b"still there"}
+
+
+# -- clients that arrive
+
+
+def arrived(took: float, error: str = "") -> arrivals.Arrival:
+    return arrivals.Arrival(0.0, took, error=error)
+
+
+def test_quantiles_are_of_those_who_were_answered() -> None:
+    found = arrivals.summary([*(arrived(number / 100) for number in range(1, 101)), arrived(30.0, "no answer")])
+    assert (found.count, found.failed, found.p50, found.p99, found.worst) == (101, 1, 0.5, 0.99, 1.0)
+    assert arrivals.summary([arrived(1.0, "reset")]).failed == 1
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A server that says the same to everybody, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        client.recv(65536)
+                        client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc", "truncated"),
+        (b"HTTP/1.1 200 OK\r\nConte", "truncated"),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 Service Unavailable"),
+        (b"", "closed without an answer"),
+    ],
+)
+def test_whoever_arrives_is_answered_or_says_why_not(answer: bytes, error: str) -> None:
+    with answering(answer) as port, arrivals.Arrivals(port, 200.0) as clients:
+        while len(clients.found) < 5:
+            threading.Event().wait(0.01)
+    assert {arrival.error for arrival in clients.found} == {error}
+    if not error:
+        assert {arrival.body for arrival in clients.found} == {b"abc"}
+
+
+def test_whoever_is_refused_or_waits_in_vain_is_counted() -> None:
+    port = servers.free_port()
+    with arrivals.Arrivals(port, 200.0) as clients:
+        while not clients.found:
+            threading.Event().wait(0.01)
+    assert {arrival.error for arrival in clients.found} == {"Connection refused"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with arrivals.Arrivals(silent.getsockname()[1], 50.0, patience=0.2) as clients:
+            while not clients.found:
+                threading.Event().wait(0.01)
+        assert {arrival.error for arrival in clients.found} == {"no answer"}

@@ -24,6 +24,7 @@ STATUS: Status = {
     "addresses": ["http://127.0.0.1:8000", "http://[::1]:8000"],
     "state": "running",
     "age": 93784.5,
+    "under_way": [],
     "workers": 3,
     "slots": [
         {
@@ -31,6 +32,7 @@ STATUS: Status = {
             "receiving": True,
             "waiting": 0,
             "restarts": {},
+            "trouble": "",
             "workers": [
                 {
                     "pid": 4712,
@@ -50,6 +52,7 @@ STATUS: Status = {
             "receiving": False,
             "waiting": 7,
             "restarts": {"was killed by signal 9 (SIGKILL)": 2, "served its number of requests": 1},
+            "trouble": "",
             "workers": [
                 {
                     "pid": 4713,
@@ -75,7 +78,14 @@ STATUS: Status = {
                 },
             ],
         },
-        {"slot": 3, "receiving": False, "waiting": None, "restarts": {"exited with code 1": 5}, "workers": []},
+        {
+            "slot": 3,
+            "receiving": False,
+            "waiting": None,
+            "restarts": {"exited with code 1": 5},
+            "trouble": "Worker 3 could not start: no database",
+            "workers": [],
+        },
     ],
     "message": "The last reload was given up: \x1b[2Jno module named shop.",
 }
@@ -93,6 +103,7 @@ SLOT  PID   GENERATION  STATE     AGE        HEARD          CONNECTIONS  RUNNING
 Slot 2 gets no new connections now.
 Slot 2 was restarted: was killed by signal 9 (SIGKILL) (2 times), served its number of requests.
 Slot 3 gets no new connections now.
+Worker 3 could not start: no database.
 Slot 3 was restarted: exited with code 1 (5 times).
 The last reload was given up: ?[2Jno module named shop.
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -133,3 +135,27 @@ def test_a_worker_keeps_its_own(tmp_path: Path) -> None:
         assert listeners[0][0].fileno() == -1
     mine.close()
     mine.listeners[0].close()
+
+
+@linux
+def test_a_kernel_that_does_not_steer_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    monkeypatch.setattr("ladybug.steering._attach", refuse)
+    with caplog.at_level(logging.INFO, "ladybug.error"), places(Config("m:a", port=0)) as (made, _):
+        for slots in ({1}, {0, 1}, {2}):
+            made.route(frozenset(slots))
+    assert caplog.messages == [
+        "New connections are not steered around workers that are busy or gone: the kernel refuses it: Protocol not available"
+    ]
+
+
+def test_where_all_slots_have_one_queue_there_is_nothing_to_tell(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ladybug.error"), places(Config("m:a", uds=str(tmp_path / "s"))) as (made, _):
+        made.route(frozenset({1}))
+    assert caplog.messages == []

@@ -11,26 +11,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ladybug.supervisor import (
-    ABORT,
+from ladybug.actions import (
     ERROR,
     INFO,
-    LAST_HANDSHAKES,
-    MOST_WORKERS,
-    ORDERS,
-    REPORTED,
-    RESPAWN_DELAYS,
-    SILENCE,
-    STACKS,
-    SUCCESSION,
     WARNING,
-    YOUNG,
     Action,
     Announce,
     AskStacks,
     CloseSlot,
     Exit,
-    Fleet,
     HandOver,
     Log,
     LogStacks,
@@ -38,7 +27,6 @@ from ladybug.supervisor import (
     Reloaded,
     Reloading,
     ReopenLogs,
-    Report,
     Route,
     Signal,
     Spawn,
@@ -46,9 +34,25 @@ from ladybug.supervisor import (
     StopListening,
     Stopping,
     StopSuccessor,
+)
+from ladybug.slots import (
+    ORDERS,
+    REPORTED,
+    Fleet,
+    Report,
+    Worker,
+)
+from ladybug.supervisor import (
+    ABORT,
+    LAST_HANDSHAKES,
+    MOST_WORKERS,
+    RESPAWN_DELAYS,
+    SILENCE,
+    STACKS,
+    SUCCESSION,
+    YOUNG,
     Supervisor,
     Timeouts,
-    Worker,
     describe_exit,
 )
 
@@ -734,6 +738,33 @@ def test_a_slip_of_the_finger_is_bounded() -> None:
     fleet = booted(2)
     fleet.scale(+1_000_000)
     assert fleet.supervisor.size == MOST_WORKERS
+
+
+def test_why_a_slot_is_empty_is_to_be_seen_until_somebody_serves_there() -> None:
+    fleet = booted(1)
+    fleet.scale(+1)
+    fleet.report(102, Report.FAILED, "no database")
+    fleet.exit(102, 3)
+    first, second = fleet.supervisor.view()
+    assert (first.trouble, "no database" in second.trouble) == ("", True)
+    fleet.boot(103)
+    assert fleet.supervisor.view()[1].trouble == ""
+
+
+def test_a_slot_that_goes_away_is_in_no_trouble() -> None:
+    fleet = booted(1)
+    fleet.scale(+1)
+    fleet.report(102, Report.FAILED, "no database")
+    fleet.scale(-1)
+    assert [slot.trouble for slot in fleet.supervisor.view()] == ["", ""]
+
+
+def test_who_serves_on_after_a_reload_that_failed_is_in_no_trouble() -> None:
+    fleet = booted(1)
+    fleet.reload()
+    fleet.report(102, Report.FAILED, "no database")
+    assert fleet.supervisor.view()[0].trouble == ""
+    assert "no database" in fleet.supervisor.message
 
 
 def test_one_worker_stays() -> None:

@@ -159,13 +159,15 @@ def test_the_master_is_small_and_carries_no_event_loop(control: Control) -> None
 def test_an_idle_master_wakes_up_for_nothing_but_a_pulse(control: Control) -> None:
     def switches() -> int:
         status = Path(f"/proc/{server.pid}/status").read_text()
-        return int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[0])  # not when it was preempted
+        return int(
+            re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[0]
+        )  # not when it was preempted
 
     with fleet(control, workers=2) as server:
         eventually(lambda: psutil.Process(server.pid).status() == psutil.STATUS_SLEEPING, "the master to sleep")
         before = switches()
-        time.sleep(4.5)  # nothing happens, and only time can show it; longer than the silence after which it listens
-        assert switches() - before <= 4
+        time.sleep(4.0)  # nothing happens, and only time can show it; longer than the silence after which it listens
+        assert switches() - before <= 12, "more than two a second, and something else now and then"
 
 
 # -- boot

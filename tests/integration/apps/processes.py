@@ -193,6 +193,14 @@ async def upload(receive: Receive, send: Send) -> None:
     await respond_value(send, (os.getpid(), size))
 
 
+async def websocket(receive: Receive, send: Send) -> None:
+    """Take it, and wait for its end."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    message = await receive()
+    note(f"closed by {message['code']}")
+
+
 _held: list[bytes] = []
 
 ROUTES = {
@@ -215,6 +223,8 @@ ROUTES = {
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
+    elif scope["type"] == "websocket":
+        await websocket(receive, send)
     elif scope["path"] == "/upload":
         await upload(receive, send)
     elif scope["path"] in ROUTES:

@@ -28,6 +28,7 @@ from tests.integration.support import (
     server_environment,
     variant_options,
 )
+from tests.integration.websocket import peer
 
 APP = "tests.integration.apps.processes:app"
 
@@ -131,6 +132,22 @@ def test_an_open_stream_does_not_hold_a_reload_up(control: Control) -> None:
         assert client.read(4)
         server.permit_error("Error")
     # The stop has ended the stream as well.
+
+
+@pytest.mark.parametrize("how", ["hang", "hang in lifespan"])
+def test_a_start_that_takes_long_keeps_nobody_waiting(control: Control, how: str) -> None:
+    with fleet(control) as server:
+        old = workers_of(server)
+        imported = len(control.pids("importing"))
+        control.boot(how)
+        server.signal(SIGHUP)
+        control.wait_for("importing", imported + 1)
+        with load_on(server) as load:
+            load.wait_for_answers(200)
+            assert set(load.answers) <= set(old.values())
+            control.boot("")
+            reload(server)
+        assert load.failures == []
 
 
 def test_a_stop_during_a_reload_is_obeyed(control: Control) -> None:
@@ -250,9 +267,11 @@ def test_new_connections_are_not_reset_while_workers_leave(control: Control) -> 
 @once
 def test_a_blocked_worker_is_told_of_and_the_others_serve_everybody(control: Control) -> None:
     with fleet(control) as server, server.connect() as client:
+        client.request("/pause?2")  # noticed, and too short to be told of
         client.send(request_bytes("/pause?6"))
         (blocked,) = control.wait_for("blocking")
         server.output.wait_for(rf"\(pid {blocked}\) has not run its event loop for \d s:\n[\s\S]* in pause\n")
+        assert server.output.text().count(" in pause\n") == 1, "stacks of both times"
         assert server.process.poll() is None
         with Load(server, closing=4) as load:
             load.wait_for_answers(100)
@@ -475,7 +494,123 @@ def test_ctl_asks_and_commands(control: Control) -> None:
         assert server.wait() == 0
 
 
+class Operator:
+    """Types commands for the server whose control socket is in the test's directory."""
+
+    def __init__(self, control: Control) -> None:
+        self.path = str(control.directory / "c")
+        self.option = ("--control-socket", self.path)
+
+    def types(self, *words: str) -> tuple[int, str]:
+        """The exit code, and all that is printed."""
+        ran = subprocess.run(
+            [*server_command(), "ctl", *words, *self.option],
+            cwd="/",
+            env=server_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        return ran.returncode, ran.stdout
+
+
+@once
+def test_ctl_waits_for_what_comes_of_it(control: Control) -> None:
+    operator = Operator(control)
+    with fleet(control, *operator.option) as server:
+        old = workers_of(server)
+        assert operator.types("reload", "--wait") == (0, "Reloading.\nReloaded.\n")
+        new = workers_of(server)
+        assert not set(old.values()) & set(new.values())
+        assert operator.types("scale", "3", "--wait") == (0, "Going to 3.\n3 workers serve.\n")
+        assert sorted(workers_of(server)) == [1, 2, 3]
+        assert operator.types("scale", "2", "--wait") == (0, "Going to 2.\n2 workers serve.\n")
+        assert workers_of(server) == new
+        assert operator.types("stop", "--wait") == (0, "Stopping.\nStopped.\n")
+        assert server.process.wait(1) == 0
+
+
+@once
+def test_ctl_tells_why_it_came_to_nothing(control: Control) -> None:
+    operator = Operator(control)
+    with fleet(control, *operator.option) as server:
+        server.permit_error("no database")
+        before = workers_of(server)
+        control.boot("raise")
+        code, text = operator.types("reload", "--wait")
+        assert code == 1
+        assert "The reload is abandoned" in text and "no database" in text
+        code, text = operator.types("scale", "3", "--wait")
+        assert code == 1
+        assert "Worker 3" in text and "no database" in text
+        assert "Worker 3" in operator.types("status")[1]
+        assert operator.types("scale", "2", "--wait")[0] == 0
+        code, text = operator.types("upgrade", "--wait")
+        assert code == 1
+        assert "The upgrade is abandoned" in text
+        control.boot("hang")
+        assert operator.types("reload", "--wait", "--timeout", "1")[0] == 4
+        assert server.request("/").value() in before.values()
+        assert operator.types("stop", "--wait")[0] == 0
+        assert server.wait() == 0
+
+
+@linux
+@once
+def test_the_number_of_workers_stays_while_a_successor_starts(control: Control) -> None:
+    operator = Operator(control)
+    server = Server(APP, *operator.option, workers=2, env={"CONTROL": str(control.directory)})
+    try:
+        server.wait_until_listening()
+        imported = set(control.wait_for("importing", 2))
+        control.boot("hang")
+        server.signal(SIGUSR2)
+        control.wait_for("importing", 4)
+        server.signal(SIGTTIN)
+        server.output.wait_for("The number of workers stays while a successor starts")
+        assert operator.types("scale", "3") == (1, "Error: The number of workers stays while a successor starts.\n")
+        assert json.loads(operator.types("status", "--json")[1])["state"] == "upgrading"
+        os.kill((set(control.pids("importing")) - imported).pop(), SIGKILL)
+        server.output.wait_for("The upgrade is abandoned, and this master goes on")
+        # From here on it changes as before; and a successor has as many as there are, not as many as there were.
+        control.boot("")
+        assert operator.types("scale", "3", "--wait")[0] == 0
+        code, text = operator.types("upgrade", "--wait")
+        assert (code, "The new master" in text) == (0, True)
+        server.output.wait_for(r"3 workers \u00b7 ")
+        eventually(lambda: len(masters_and_workers(server.pid)["master"]) == 1, "the old one to leave")
+        assert json.loads(operator.types("status", "--json")[1])["workers"] == 3
+        assert operator.types("stop", "--wait")[0] == 0
+        server.output.wait_until_closed()
+    finally:
+        server.kill()
+
+
 # -- stops
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stop_with_everything_open(control: Control, workers: int) -> None:
+    """A stream, a WebSocket, a connection that is idle, and a request that takes longer than the idle ones are given."""
+    with fleet(control, workers=workers) as server, contextlib.ExitStack() as clients:
+        stream, idle, running = (clients.enter_context(server.connect()) for _ in range(3))
+        websocket = clients.enter_context(peer.connect(server)).open("/")
+        stream.send(request_bytes("/events"))
+        assert stream.read_head().status == 200
+        idle.request("/")
+        running.send(request_bytes("/wait"))
+        control.wait_for("waiting")
+        server.signal(SIGTERM)
+        websocket.expect_closed_by_server(1012)
+        control.wait_for("closed by 1012")
+        idle.expect_end()
+        control.go()
+        response = running.read_response()
+        assert (response.status, response.closes) == (200, True)
+        stream.read_to_end()
+        assert server.wait() == 0
+        assert len(control.pids("shutdown")) == max(1, workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -537,9 +672,39 @@ def test_signals_for_the_master_do_nothing_to_workers(control: Control) -> None:
     with fleet(control) as server:
         before = workers_of(server)
         for pid in before.values():
-            for number in (SIGHUP, SIGTTIN, SIGTTOU, signal.SIGINT, SIGUSR1):
+            for number in (SIGHUP, SIGTTIN, SIGTTOU, signal.SIGINT, SIGUSR1, signal.SIGWINCH):
                 os.kill(pid, number)
         with Load(server, closing=2) as load:
             load.wait_for_answers(50)
         assert load.failures == []
         assert workers_of(server) == before
+
+
+@once
+def test_a_server_without_a_master_does_nothing_about_signals_for_one(control: Control) -> None:
+    with fleet(control, workers=0) as server:
+        for number in (SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, signal.SIGWINCH):
+            server.signal(number)
+            assert server.request("/").value() == server.pid
+
+
+@once
+def test_a_master_does_nothing_about_other_signals(control: Control) -> None:
+    with fleet(control) as server:
+        before = workers_of(server)
+        for number in (signal.SIGWINCH, signal.SIGCHLD, signal.SIGURG, SIGCONT):
+            server.signal(number)
+        assert server.request("/").value() in before.values()
+        assert workers_of(server) == before
+
+
+@linux
+@once
+def test_a_worker_that_dies_of_a_fatal_signal_says_where_it_was(control: Control) -> None:
+    with fleet(control) as server:
+        old = workers_of(server)[1]
+        os.kill(old, signal.SIGABRT)
+        server.output.wait_for(
+            rf"Worker 1 \(pid {old}\) was killed by signal 6 \(SIGABRT\); starting another: it was here\n[\s\S]*File "
+        )
+        await_successor(server, 1, old)
