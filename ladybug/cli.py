@@ -17,9 +17,6 @@ from ladybug.exceptions import ConfigError
 from ladybug.hints import PREFIX, foreign_option, is_foreign, is_service, service_in_the_way, strange_variables
 from ladybug.setting import Setting, Switch
 
-# A parameter of click's is either a switch or takes a value; these are typed as both.
-NEGATIVES = {row.negative: f"{row.flag}=off" for row in SETTINGS if row.negative is not None}
-
 
 class LadybugCommand(click.Command):
     """Adds to click's command: help by groups, an answer to who types an option of another server, and `ladybug ctl`."""
@@ -36,7 +33,6 @@ class LadybugCommand(click.Command):
         return super().main(words, prog_name, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        args = [NEGATIVES.get(arg, arg) for arg in args]
         try:
             return super().parse_args(ctx, list(_without_words(args)))
         except click.NoSuchOption as error:

@@ -21,7 +21,6 @@ from ladybug.exceptions import ConfigError
 from ladybug.hints import INTERFACES_OF_UVICORN, LOOPS_OF_UVICORN, WS_OF_UVICORN, unknown_setting
 from ladybug.log import LEVELS, LOGGING_CONFIG
 from ladybug.setting import (
-    Boolean,
     Computed,
     Directory,
     FilePath,
@@ -439,10 +438,9 @@ class Config(Table):
     )
     ws_per_message_deflate: Setting[bool, bool] = Setting(
         default=True,
-        kind=Boolean(),
+        kind=Switch(),
         group=WEBSOCKET,
-        help="Compress messages (permessage-deflate) when the client offers it. --no-ws-per-message-deflate is short for"
-        " false.",
+        help="Compress messages (permessage-deflate) when the client offers it.",
     )
 
     log_level: Setting[int | None, int | str | None] = Setting(

@@ -106,12 +106,6 @@ class Setting(Generic[Value, Given]):
         return f"{dashed}/--no-{dashed[2:]}" if self.is_switch else dashed
 
     @property
-    def negative(self) -> str | None:
-        """For a value that is on or off: what may be typed instead of "off"."""
-        kind: object = self.kind
-        return f"--no-{self.flag[2:]}" if isinstance(kind, Boolean) else None
-
-    @property
     def env(self) -> str:
         """The variable that the command line reads."""
         return "LADYBUG_" + self.name.upper()
@@ -123,8 +117,6 @@ class Setting(Generic[Value, Given]):
             return self._shown
         if self.is_switch:
             return "on" if self.default else "off"
-        if isinstance(self.default, bool):
-            return str(self.default).lower()
         return "" if self.default is None or self.default == "" else str(self.default)
 
 
@@ -230,15 +222,6 @@ class Switch:
         if word not in self.ON | self.OFF:
             raise ValueError(f"{given!r} is neither on nor off")
         return word in self.ON
-
-
-class Boolean:
-    """On or off as well, but typed with a value: --name true, --name off. --no-name stays its short form."""
-
-    metavar = "BOOLEAN"
-
-    def __call__(self, given: object) -> bool:
-        return Switch()(given)
 
 
 class OneOf(Generic[ValueOut]):

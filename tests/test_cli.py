@@ -125,7 +125,7 @@ def test_every_setting_can_stand_in_its_variable(row: Setting[Any, Any], monkeyp
 
 
 @pytest.mark.parametrize("word", ["1", "0", "true", "FALSE", "t", "f", "yes", "No", "y", "n", "on", "off"])
-def test_a_boolean_takes_the_words_that_click_knows(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switch_takes_the_words_that_click_knows(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in uvicorn, whose option is click's BOOLEAN."""
     expected = {"ws_per_message_deflate": click.BOOL.convert(word, None, None)}
     assert given("--ws-per-message-deflate", word) == expected
@@ -134,16 +134,9 @@ def test_a_boolean_takes_the_words_that_click_knows(word: str, monkeypatch: pyte
     assert given() == expected
 
 
-def test_a_boolean_has_a_short_form_too() -> None:
+def test_of_switches_the_last_counts() -> None:
     assert given("--no-ws-per-message-deflate") == {"ws_per_message_deflate": False}
     assert given("--no-ws-per-message-deflate", "--ws-per-message-deflate", "on") == {"ws_per_message_deflate": True}
-
-
-@pytest.mark.parametrize("wrong", [["--ws-per-message-deflate"], ["--ws-per-message-deflate", "maybe"]])
-def test_a_boolean_needs_a_value_that_is_one(wrong: list[str]) -> None:
-    with pytest.raises(click.UsageError) as error:
-        given(*wrong)
-    assert "--ws-per-message-deflate" in error.value.format_message()
 
 
 def test_nothing_given_is_nothing_given_and_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
