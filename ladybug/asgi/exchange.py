@@ -125,7 +125,7 @@ class Exchange:
 
     def begin_wait(self) -> Waiter:
         """To be awaited: over when maybe_message() is worth another try. Each waiting receive() has its own."""
-        waiter = Waiter(self.service.loop)
+        waiter = Waiter(self.service.loop, self.service.past)
         self.waiters = with_waiter(self.waiters, waiter)
         return waiter
 
@@ -138,7 +138,7 @@ class Exchange:
 
     def begin_wait_drained(self) -> Waiter:
         """To be awaited: over when the client has taken most of what was written, or is gone."""
-        waiter = Waiter(self.service.loop)
+        waiter = Waiter(self.service.loop, self.service.past)
         self.drain_waiters = with_waiter(self.drain_waiters, waiter)
         return waiter
 

@@ -12,6 +12,7 @@ from librt.strings import BytesWriter
 from mypy_extensions import i64, mypyc_attr
 
 from ladybug.asgi.response import HeadWriter
+from ladybug.asgi.waiter import past_event
 from ladybug.protocol.deflate import Agreement
 from ladybug.protocol.http1 import HeadParser
 from ladybug.protocol.limits import Limits
@@ -65,6 +66,7 @@ class Service:
         self.parser: Final = HeadParser(limits)
         self.head_writer: Final = head_writer
         self.context: Final = copy_context()  # in which requests begin
+        self.past: Final = past_event(loop)
         self.scope_template: dict[str, Any] = {}
         self.server: Any = None  # the address that stands in the template
         self.asgi: dict[str, str] = {}

@@ -10,8 +10,8 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from typing import Any, Final
 
-from librt.strings import BytesWriter, read_i32_le, read_i64_le, write_i64_be, write_i64_le
-from mypy_extensions import i64
+from librt.strings import BytesWriter, read_i32_le, read_i64_le, write_i16_be, write_i32_be, write_i64_be, write_i64_le
+from mypy_extensions import i16, i32, i64
 
 # Compiled integers wrap at 64 bits, interpreted ones do not and are slow: there are two ways of unmasking. For large
 # payloads there is a third, with the processor's vector instructions, where the package is installed.
@@ -75,18 +75,14 @@ MOST_SCRATCH: Final[i64] = 1 << 16
 
 def write_head(writer: BytesWriter, opcode: i64, size: i64, compressed: bool) -> None:
     """Write the head of a frame that is a whole message, or a control frame: FIN, unmasked, `size` bytes of payload."""
-    first: i64 = FIN | opcode
-    if compressed:
-        first |= RSV1
-    writer.append(first)
+    # Two or four octets as one number: a call, not four. FIN is its sign.
+    first: i64 = (FIN | opcode | (RSV1 if compressed else 0)) - 256
     if size < LENGTH16:
-        writer.append(size)
+        write_i16_be(writer, i16(first << 8 | size))
     elif size < 65536:
-        writer.append(LENGTH16)
-        writer.append(size >> 8)
-        writer.append(size & 0xFF)
+        write_i32_be(writer, i32(first << 24 | LENGTH16 << 16 | size))
     else:
-        writer.append(LENGTH64)
+        write_i16_be(writer, i16(first << 8 | LENGTH64))
         write_i64_be(writer, size)
 
 

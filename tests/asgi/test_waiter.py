@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ladybug.asgi.exchange import with_waiter
-from ladybug.asgi.waiter import Waiter
+from ladybug.asgi.waiter import Waiter, past_event
 
 COLOUR: ContextVar[str] = ContextVar("COLOUR", default="none")
 
@@ -18,10 +18,15 @@ def run(coroutine: Any) -> Any:
     return asyncio.run(coroutine)
 
 
+def new_waiter() -> Waiter:
+    loop = asyncio.get_running_loop()
+    return Waiter(loop, past_event(loop))
+
+
 def test_it_goes_on_at_once_in_its_own_context() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        waiter, seen, woken = Waiter(loop), [], loop.create_future()
+        waiter, seen, woken = new_waiter(), [], loop.create_future()
 
         async def wait() -> None:
             COLOUR.set("red")
@@ -43,7 +48,7 @@ def test_it_goes_on_at_once_in_its_own_context() -> None:
 
 def test_inside_another_task_it_is_woken_by_the_loop_instead() -> None:
     async def main() -> None:
-        waiter = Waiter(asyncio.get_running_loop())
+        waiter = new_waiter()
         task = asyncio.create_task(_await(waiter))
         await asyncio.sleep(0)
         waiter.wake_now()
@@ -55,7 +60,7 @@ def test_inside_another_task_it_is_woken_by_the_loop_instead() -> None:
 @pytest.mark.parametrize("before", [True, False], ids=["woken before it is awaited", "after"])
 def test_a_wake_up_is_never_lost(before: bool) -> None:
     async def main() -> None:
-        waiter = Waiter(asyncio.get_running_loop())
+        waiter = new_waiter()
         if before:
             waiter.wake_soon()
         task = asyncio.create_task(_await(waiter))
@@ -68,7 +73,7 @@ def test_a_wake_up_is_never_lost(before: bool) -> None:
 
 def test_cancellation_keeps_its_message_and_a_later_wake_up_does_nothing() -> None:
     async def main() -> None:
-        waiter = Waiter(asyncio.get_running_loop())
+        waiter = new_waiter()
         task = asyncio.create_task(_await(waiter))
         await asyncio.sleep(0)
         task.cancel("enough")
@@ -85,9 +90,9 @@ def test_timeouts_and_shields_work_as_with_futures() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(_await(Waiter(loop)), 0.01)
+            await asyncio.wait_for(_await(new_waiter()), 0.01)
         async with asyncio.timeout(5):
-            waiter = Waiter(loop)
+            waiter = new_waiter()
             loop.call_soon(waiter.wake_soon)
             await asyncio.shield(_await(waiter))
 
@@ -96,10 +101,9 @@ def test_timeouts_and_shields_work_as_with_futures() -> None:
 
 def test_waiters_that_were_given_up_do_not_pile_up() -> None:
     async def main() -> None:
-        loop = asyncio.get_running_loop()
         waiters: list[Waiter] | None = None
         for _ in range(100):
-            waiter = Waiter(loop)
+            waiter = new_waiter()
             waiters = with_waiter(waiters, waiter)
             waiter.cancel()
         assert waiters is not None and len(waiters) == 1
