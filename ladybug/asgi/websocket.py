@@ -49,7 +49,8 @@ EXPECTED: Final = [
     "websocket.send or websocket.close",
 ]
 
-# Received ahead of the application: this many bytes of messages are a full queue, however few they are.
+# Received ahead of the application: this many bytes of messages, characters if they are text, are a full queue, however few
+# they are.
 QUEUE_SIZE: Final[i64] = 262144
 # More than this in the cork is sent at once.
 CORK_SIZE: Final[i64] = 65536
