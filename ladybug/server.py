@@ -30,7 +30,7 @@ from ladybug.asgi.scope import EXTENSIONS, SPEC_VERSION, scope_template
 from ladybug.asgi.service import AccessRecorder, Service, WebSocketSettings
 from ladybug.config import Config
 from ladybug.deadlines import ticks
-from ladybug.importer import load_app
+from ladybug.importer import ASGI2Adapter, load_app
 from ladybug.link import LIFESPAN_SHUTDOWN
 from ladybug.listeners import close_listeners, open_listeners, remove_path
 from ladybug.log import access_wanted, level_prefix, plain_access, status_text
@@ -175,10 +175,10 @@ class Server:
             self._ended.set()
 
     async def _serve(self, sockets: list[socket.socket] | None) -> None:
-        app, version = self._app, "3.0"
+        app = self._app
         if app is None:
-            app, interface = load_app(self.config)
-            version = "2.0" if interface == "asgi2" else "3.0"
+            app, _ = load_app(self.config)
+        version = "2.0" if isinstance(app, ASGI2Adapter) else "3.0"
         lifespan = Lifespan(app, self.config.lifespan, version)
         try:
             if not await self._start(lifespan):

@@ -4,8 +4,9 @@
     perform(actions)                            Spawn, Signal, Route, StopListening, Log, Exit ...
     wait(until=supervisor.next_deadline())      then first of all: tick, with the workers' heartbeats
 
-`now` is any clock that only moves forward, in seconds. Each Spawn is answered, with `spawned` or `spawn_failed`, before
-any other event, and each OpenSlot with `opened` or `open_failed`.
+`now` is any clock that only moves forward, in seconds. Each Spawn is answered once, with `spawned` or `spawn_failed`: before
+any other event, or later, if what workers are forked from is still loading (`LoadAnew`); when a stop has begun it is not
+done any more, and has failed. Each OpenSlot is answered with `opened` or `open_failed`, before any other event.
 
 Theory of operation. Tables hold the states: REPORTED and OVERDUE those of one process, FLEET those of all together. An event
 first moves a state, as its table says; an entry that is missing is an error of the caller (KeyError). Then `_decide` looks
@@ -194,6 +195,11 @@ class Spawn(NamedTuple):
     generation: int
 
 
+class LoadAnew(NamedTuple):
+    """Workers of a new edition are to come: if they are forked from what was loaded before, load that anew. `Reloaded` tells
+    what has become of it."""
+
+
 class Signal(NamedTuple):
     """Send `signal` to the worker `pid`."""
 
@@ -255,6 +261,8 @@ class Reloading(NamedTuple):
 class Reloaded(NamedTuple):
     """It is over, complete or abandoned."""
 
+    is_complete: bool
+
 
 class Log(NamedTuple):
     level: int
@@ -283,6 +291,7 @@ class Exit(NamedTuple):
 
 Action = (
     Spawn
+    | LoadAnew
     | Signal
     | OpenSlot
     | CloseSlot
@@ -441,11 +450,11 @@ class Supervisor:
         self._by_pid[pid] = process
         return self._decide(now)
 
-    def spawn_failed(self, slot: int, reason: str, now: float) -> list[Action]:
-        """The fork of a Spawn has not worked."""
+    def spawn_failed(self, slot: int, reason: str, now: float, what: str = "") -> list[Action]:
+        """The fork of a Spawn has not worked. `what` has failed, if it is not the fork alone."""
         place = self._slots[slot]
         place.is_spawning = False
-        self._boot_failed(place, f"Worker {slot + 1} cannot be started", reason, now)
+        self._boot_failed(place, what or f"Worker {slot + 1} cannot be started", reason, now)
         return self._decide(now)
 
     def reported(self, pid: int, report: Report, text: str, now: float) -> list[Action]:
@@ -526,6 +535,7 @@ class Supervisor:
             self._log(INFO, "Reloading again, from the beginning" if self.is_reloading else "Reloading")
             if not self.is_reloading:
                 self._actions.append(Reloading())
+            self._actions.append(LoadAnew())
             self.is_reloading = True
             self._edition += 1
             for slot in self._slots.values():
@@ -616,7 +626,7 @@ class Supervisor:
             is_abandoned, self.is_reloading = self.is_reloading, False
             what += self._replacing(slot, now, process)
             if is_abandoned:
-                self._actions.append(Reloaded())
+                self._actions.append(Reloaded(is_complete=False))
                 what = f"The reload is abandoned, and who served before goes on. {what}"
                 self.message = _sentence(what, why)
             self._log(ERROR, _sentence(what, why))
@@ -750,9 +760,12 @@ class Supervisor:
             return False
         return not slot.serving or not any(other.has_heir for other in self._slots.values())
 
+    def _may_close(self, slot: _Slot) -> bool:
+        """True if nobody is there, or on the way there. A successor has the same listeners, and may yet use them."""
+        return not (slot.workers or slot.is_spawning or slot.is_being_closed or self.is_upgrading)
+
     def _close(self, slot: _Slot, now: float) -> None:
-        # A successor has the same listeners, and may yet use them.
-        if slot.close_at <= now and not slot.workers and not slot.is_being_closed and not self.is_upgrading:
+        if slot.close_at <= now and self._may_close(slot):
             slot.is_being_closed = True
             self._actions.append(CloseSlot(slot.number))
 
@@ -762,7 +775,7 @@ class Supervisor:
             for slot in self._slots.values()
         ):
             self.is_reloading = False
-            self._actions.append(Reloaded())
+            self._actions.append(Reloaded(is_complete=True))
             self._log(INFO, "Reloaded")
 
     def _stays(self, process: _Process) -> bool:
@@ -802,7 +815,7 @@ class Supervisor:
             for slot in self._slots.values():
                 if self._wants_worker(slot):
                     yield slot.spawn_at
-                if not slot.workers and not slot.is_being_closed and not self.is_upgrading:
+                if self._may_close(slot):
                     yield slot.close_at
 
     def _turn(self, turn: Turn) -> None:
