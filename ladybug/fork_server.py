@@ -97,6 +97,7 @@ class ForkServer:
             on_failure.pop_all()
         self.link = MasterLink(link)
         self.born = time.monotonic()
+        self.is_alive = True  # until it is reaped: then its number may be somebody else's
         if self.pid == 0:
             self.close()
             ends = _Ends(WorkerLink(link_of_child), lifeline_of_child, orders_of_child, self.stacks)
@@ -123,17 +124,17 @@ class ForkServer:
                 socket.send_fds(self._orders, [_ORDER.pack(slot, record, len(listeners))], fds)
                 answer = self._orders.recv(_ANSWER.size)
             except OSError as error:
-                raise Unanswered(error.errno, f"{self.name[0].lower()}{self.name[1:]} does not answer") from error
+                raise Unanswered(f"the fork server (pid {self.pid}) does not answer") from error
             if len(answer) < _ANSWER.size:
-                raise Unanswered(errno.ECHILD, f"{self.name[0].lower()}{self.name[1:]} is gone")
+                raise Unanswered(f"the fork server (pid {self.pid}) is gone")
         pid, number = _ANSWER.unpack(answer)
         if not pid:
             raise OSError(number, os.strerror(number))
         return int(pid)
 
     def kill(self, number: signal.Signals) -> None:
-        """Only while it has not been reaped."""
-        os.kill(self.pid, number)
+        if self.is_alive:
+            os.kill(self.pid, number)
 
     def close(self) -> None:
         """Close the master's ends. A fork server that still lives dies of it."""

@@ -275,13 +275,14 @@ class Master:
         self._preload.hear(now)
         self._preload.tick(now)
         waiting, self._waiting = self._waiting, []
+        for spawn in waiting:
+            # One that fails may be what stops the fleet.
+            if self._supervisor.fleet in TOLD:
+                self._perform(self._supervisor.spawn_failed(spawn.slot, "the fleet stops", now))
+            else:
+                self._spawn(spawn)
         if self._supervisor.fleet in TOLD:
             self._preload.stop()
-            for spawn in waiting:
-                self._perform(self._supervisor.spawn_failed(spawn.slot, "the fleet stops", now))
-        else:
-            for spawn in waiting:
-                self._spawn(spawn)
 
     def _hear_successor(self) -> None:
         successor = self._successor

@@ -131,8 +131,9 @@ class Preload:
 
     def exited(self, pid: int, returncode: int, now: float) -> None:
         """One of `pids` has been reaped."""
-        self.hear(now)  # its last words
         server = next(server for server in self._all() if server.pid == pid)
+        server.is_alive = False
+        self.hear(now)  # its last words
         stacks = server.stacks.read()
         where = f"it was here\n{stacks}" if stacks else ""
         if server is self.candidate:
@@ -142,7 +143,8 @@ class Preload:
             self.current = None
             if now - server.born >= YOUNG:
                 self._died_young = 0
-            logger.warning("%s %s%s", server.name, describe_exit(returncode), self._put_off(now))
+            told = f"{server.name} {describe_exit(returncode)}{self._put_off(now)}"
+            logger.warning("%s: %s" if where else "%s%s", told, where)
         elif server is self.previous:
             self.previous = None
         else:

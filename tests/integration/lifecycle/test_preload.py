@@ -58,6 +58,13 @@ def held(pid: int, kind: str) -> set[str]:
     return {link for number, link in links.items() if number > 2 and link.startswith(f"{kind}:")}
 
 
+def deliver(pid: int, number: signal.Signals) -> None:
+    """Send a signal, and wait until it has got there: some eight at once are too many for the stack of Python's handlers."""
+    os.kill(pid, number)
+    status = Path(f"/proc/{pid}/status")
+    eventually(lambda: "ShdPnd:\t0000000000000000" in status.read_text(), f"{number.name} to be delivered")
+
+
 # -- what a fleet looks like
 
 
@@ -129,14 +136,15 @@ def test_an_import_that_fails_ends_the_server_with_the_message_that_workers_have
 ) -> None:
     def failing(*options: str) -> str:
         server = Server(APP, *options, workers=workers, env={"CONTROL": str(control.directory)})
-        assert server.wait() == 3
+        assert server.wait() == 3, server.output.text()
         text = server.output.text()
         assert text.count("Traceback") == text.count("RuntimeError: no database") == text.count("ERROR:") == 1
         return text[text.index("ERROR:") :]
 
     control.boot("raise")
-    assert failing("--preload") == failing()
-    assert len(control.pids("importing")) == 1 + workers
+    message = failing("--preload")
+    assert len(control.pids("importing")) == 1
+    assert message == failing()
 
 
 @once
@@ -145,7 +153,7 @@ def test_an_import_that_fails_ends_the_server_with_the_message_that_workers_have
     [
         ("segv", r"was killed by signal 11 \(SIGSEGV\) while it was booting: it was here\n[\s\S]* in boot\n"),
         ("vanish", "exited with code 5 while it was booting"),
-        ("exit", "no configuration"),
+        ("exit", "SystemExit: no configuration"),
         ("refuse", "no database"),
     ],
 )
@@ -397,7 +405,9 @@ def test_a_fork_server_that_is_stopped_is_replaced_when_it_is_needed(control: Co
         os.kill(origin, signal.SIGSTOP)
         old = workers_of(server)[1]
         os.kill(old, SIGKILL)
-        server.output.wait_for(rf"Worker 1 cannot be started: the fork server \(pid {origin}\) does not answer", 30)
+        server.output.wait_for(
+            rf"Worker 1 cannot be started; starting another[^:]*: the fork server \(pid {origin}\) does not answer", 30
+        )
         await_successor(server, 1, old)
         eventually(lambda: only_these_are_left(server, [1, 2]), "the stopped one to go")
 
@@ -424,18 +434,18 @@ def test_signals_for_everybody_do_nothing_to_a_fork_server(control: Control) -> 
     with fleet(control) as server:
         (origin,) = fork_servers_of(server)
         for number in numbers:
-            os.kill(origin, number)
+            deliver(origin, number)
         old = workers_of(server)[1]
         os.kill(old, SIGKILL)
         await_successor(server, 1, old)
-        assert fork_servers_of(server) == [origin]
+        assert fork_servers_of(server) == [origin], server.output.text()
         # And while it imports.
         control.boot("hang")
         server.signal(SIGHUP)
         eventually(lambda: len(control.pids("importing")) == 2, "the import")
         (new,) = set(control.pids("importing")) - {origin}
         for number in numbers:
-            os.kill(new, number)
+            deliver(new, number)
         control.boot("")
         assert not is_gone(new)
         reload(server)
