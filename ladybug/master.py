@@ -12,6 +12,7 @@ Rules:
 - Only our own processes are waited for; the program that called `ladybug.run` may have children too. As process 1 of a
   container we also reap the orphans that the kernel hands us.
 - A forked child never returns into this code: see `worker.leave`.
+- With --preload workers are forked by another child (fork_server.py), on order; apart from that they are as any other.
 """
 
 import contextlib

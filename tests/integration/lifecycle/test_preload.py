@@ -14,7 +14,16 @@ from signal import SIGHUP, SIGKILL, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2
 import psutil
 import pytest
 
-from tests.integration.fleet import Control, Load, await_successor, children_of, is_gone, title_of, workers_of
+from tests.integration.fleet import (
+    Control,
+    Load,
+    await_successor,
+    children_of,
+    fork_servers_of,
+    is_gone,
+    title_of,
+    workers_of,
+)
 from tests.integration.support import Server, eventually, request_bytes, serve, variant_options
 
 APP = "tests.integration.apps.processes:app"
@@ -32,10 +41,6 @@ def fleet(
 
 def load_on(server: Server) -> Load:
     return Load(server, closing=3, keeping=3, streaming=2, uploading=2)
-
-
-def fork_servers_of(server: Server) -> list[int]:
-    return [pid for pid in children_of(server.pid) if title_of(pid).startswith("ladybug: fork server [")]
 
 
 def reload(server: Server) -> None:
