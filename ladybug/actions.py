@@ -1,7 +1,8 @@
 """Actions: what the supervisor wants done, in the order in which it returns them; the master does it.
 
-Each Spawn is answered, with `spawned` or `spawn_failed`, before any other event is told, and each OpenSlot with `opened` or
-`open_failed`. The others have no answer, or a later one.
+Each Spawn is answered once, with `spawned` or `spawn_failed`: before any other event is told, or later, if what workers are
+forked from is still loading (`LoadAnew`); when a stop has begun it is not done any more, and has failed. Each OpenSlot is
+answered with `opened` or `open_failed`, before any other event. The others have no answer, or a later one.
 """
 
 import signal
@@ -16,6 +17,11 @@ class Spawn(NamedTuple):
 
     slot: int
     generation: int
+
+
+class LoadAnew(NamedTuple):
+    """Workers of a new edition are to come: if they are forked from what was loaded before, load that anew. `Reloaded` tells
+    what has become of it."""
 
 
 class Signal(NamedTuple):
@@ -79,6 +85,8 @@ class Reloading(NamedTuple):
 class Reloaded(NamedTuple):
     """It is over, complete or abandoned."""
 
+    is_complete: bool
+
 
 class Log(NamedTuple):
     level: int
@@ -107,6 +115,7 @@ class Exit(NamedTuple):
 
 Action = (
     Spawn
+    | LoadAnew
     | Signal
     | OpenSlot
     | CloseSlot

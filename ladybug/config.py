@@ -279,6 +279,13 @@ class Config(Table):
         shared_env="WEB_CONCURRENCY",
         shown="1",
     )
+    preload: Setting[bool, bool] = Setting(
+        default=False,
+        kind=Switch(),
+        group=PROCESSES,
+        help="Import the application once, in a process of which workers are forked: they share its memory, and start at"
+        " once. A reload imports it anew. Lifespan runs in each worker. Linux only.",
+    )
     limit_max_requests: Setting[int | None, int | None] = Setting(
         default=None,
         kind=Maybe(Whole(1, metavar="REQUESTS")),

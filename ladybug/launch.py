@@ -55,6 +55,8 @@ def serve(config: Config, remarks: Iterable[str] = ()) -> int:
         raise ConfigError(
             'reload: an application object cannot be imported again; give it as an import string, "module:attribute"'
         )
+    if config.preload and (reason := _why_no_preload(config)):
+        raise ConfigError(f"preload: {reason}")
     _refuse_recursion()
     # To be able to change the title, setproctitle looks for the arguments in front of the first variable: before that
     # may be one of systemd's, which are taken away.
@@ -141,6 +143,19 @@ def _serve(config: Config, pid_file: PidFile | None, inheritance: Inheritance | 
     from ladybug.worker import run_standalone
 
     return run_standalone(config)
+
+
+def _why_no_preload(config: Config) -> str:
+    """Why --preload cannot be had; empty if it can."""
+    if not isinstance(config.app, str):
+        return 'an application object is loaded already; give it as an import string, "module:attribute"'
+    if config.reload:
+        return "--reload imports the application anew at each change; leave one of them out"
+    if config.workers == 0:
+        return "with --workers 0 nobody is forked; leave one of them out"
+    if sys.platform != "linux":
+        return "this needs Linux, where a process can adopt orphans (prctl(2))"
+    return ""
 
 
 def _refuse_recursion() -> None:

@@ -12,6 +12,7 @@ Rules:
 - Only our own processes are waited for; the program that called `ladybug.run` may have children too. As process 1 of a
   container we also reap the orphans that the kernel hands us.
 - A forked child never returns into this code: see `worker.leave`.
+- With --preload workers are forked by another child (fork_server.py), on order; apart from that they are as any other.
 """
 
 import contextlib
@@ -20,7 +21,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -36,6 +36,7 @@ from ladybug.actions import (
     CloseSlot,
     Exit,
     HandOver,
+    LoadAnew,
     Log,
     LogStacks,
     OpenSlot,
@@ -63,6 +64,7 @@ from ladybug.control import (
     whole_argument,
 )
 from ladybug.exceptions import STARTUP_FAILURE
+from ladybug.forking import flush, open_pipe
 from ladybug.link import (
     KILL_MARGIN,
     LIFESPAN_SHUTDOWN,
@@ -77,10 +79,11 @@ from ladybug.listeners import describe, open_listeners, remove_path
 from ladybug.log import reopen_log_files
 from ladybug.pid_file import PidFile
 from ladybug.places import Places
+from ladybug.preload import NotLoaded, Preload, Unanswered
 from ladybug.privileges import drop_privileges, give_log_files, identity_of
 from ladybug.scoreboard import Record, Scoreboard, State
 from ladybug.signal_queue import SignalQueue
-from ladybug.slots import Fleet, Report
+from ladybug.slots import TOLD, Fleet, Report
 from ladybug.stacks import STACKS_SIGNAL, Stacks
 from ladybug.supervisor import MOST_WORKERS, Supervisor, Timeouts, describe_exit
 from ladybug.systemd import Notifier
@@ -88,6 +91,7 @@ from ladybug.upgrade import Inheritance, Start, Successor
 
 if TYPE_CHECKING:
     from ladybug.config import Config
+    from ladybug.fork_server import ForkServer
 
 logger = logging.getLogger("ladybug.error")
 
@@ -129,7 +133,10 @@ class Master:
         self._has_handed_over = False
         self._successor: Successor | None = None
         self._control: ControlServer | None = None
-        self._scoreboard = Scoreboard()
+        # A slot has two workers at most.
+        self._scoreboard = Scoreboard(2 * max(len(listeners), MOST_WORKERS))
+        self._preload = Preload(self._start_fork_server, config.timeout_worker_boot)
+        self._waiting: list[Spawn] = []  # for a fork server that boots
         self._notifier = Notifier.from_environment()
         self._supervisor = Supervisor(
             len(listeners),
@@ -163,12 +170,16 @@ class Master:
                 self._hear_signals()
                 self._hear_workers()
                 self._reap()
+                self._hear_fork_servers()
                 self._hear_successor()
                 self._rescue()
                 self._obey()
                 self._notifier.tick(time.monotonic(), self._is_healthy)
         finally:
             self._signals.give_back()
+            self._preload.stop()
+            for pid in self._preload.pids():
+                _wait_for(pid, 0)
             self._places.close()
             if self._control is not None:
                 self._control.close()
@@ -188,7 +199,10 @@ class Master:
         now = time.monotonic()
         for fd in self._places.interests(now):
             poll.register(fd, select.POLLIN)
+        for fd in self._preload.interests():
+            poll.register(fd, select.POLLIN)
         deadlines = [self._supervisor.next_deadline(), self._notifier.next_deadline(), self._places.next_deadline(now)]
+        deadlines.append(self._preload.next_deadline())
         if self._successor is not None:
             poll.register(self._successor.fd, select.POLLIN)
         if self._control is not None:
@@ -237,7 +251,10 @@ class Master:
 
     def _reap(self) -> None:
         """Collect the processes that have ended, each after its last words."""
-        for pid, returncode in _ended(self._children):
+        for pid, returncode in _ended({*self._children, *self._preload.pids()}):
+            if pid not in self._children:
+                self._preload.exited(pid, returncode, time.monotonic())
+                continue
             child = self._children[pid]
             child.is_alive = False
             self._hear(child)
@@ -247,6 +264,21 @@ class Master:
             child.close()
             del self._children[pid]
             self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight, stacks))
+
+    def _hear_fork_servers(self) -> None:
+        """And do what has waited for one, or cannot be done."""
+        now = time.monotonic()
+        self._preload.hear(now)
+        self._preload.tick(now)
+        waiting, self._waiting = self._waiting, []
+        for spawn in waiting:
+            # One that fails may be what stops the fleet.
+            if self._supervisor.fleet in TOLD:
+                self._perform(self._supervisor.spawn_failed(spawn.slot, "the fleet stops", now))
+            else:
+                self._spawn(spawn)
+        if self._supervisor.fleet in TOLD:
+            self._preload.stop()
 
     def _hear_successor(self) -> None:
         successor = self._successor
@@ -291,8 +323,11 @@ class Master:
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Spawn(slot, generation):
-                    self._spawn(slot, generation)
+                case Spawn():
+                    self._spawn(action)
+                case LoadAnew():
+                    if self._config.preload:
+                        self._preload.renew()
                 case Signal(pid, number):
                     self._kill(pid, number)
                 case AskStacks(pid):
@@ -316,6 +351,7 @@ class Master:
                     self._has_handed_over = True
                     self._places.close()
                 case ReopenLogs():
+                    self._preload.reopen_logs()
                     reopen_log_files()
                     if (identity := identity_of(self._config)) is not None:
                         give_log_files(identity)
@@ -332,7 +368,8 @@ class Master:
                     self._succeed()
                 case Reloading():
                     self._notifier.reloading(time.monotonic())
-                case Reloaded():
+                case Reloaded(is_complete):
+                    self._preload.reloaded(is_complete=is_complete)
                     self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
                 case Log(level, text):
                     logger.log(level, "%s", text)
@@ -378,31 +415,58 @@ class Master:
             inheritance.say_ready()
             self._control = open_control(self._config.control_socket, self._commands(), replace=True)
 
-    def _spawn(self, slot: int, generation: int) -> None:
-        now = time.monotonic()
-        record = self._scoreboard.claim(slot, generation, now)
-        _flush()
-        # A signal in the first moments of the child waits for the child's own handlers, instead of waking the master.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+    def _spawn(self, spawn: Spawn) -> None:
+        """Answer it; with --preload, and no fork server yet, later."""
+        slot, now = spawn.slot, time.monotonic()
+        source = None
         try:
-            child = self._fork(slot, record)
+            if self._config.preload and (source := self._preload.source()) is None:
+                self._waiting.append(spawn)
+                return
+            child = self._start_worker(spawn, source)
+        except NotLoaded as error:
+            # A fleet that boots says no more than a worker that cannot start would.
+            told = error.is_message and self._supervisor.fleet is Fleet.BOOTING
+            what, why = (error.why, "") if told else (error.what, error.why)
+            actions = self._supervisor.spawn_failed(slot, why, now, what)
         except OSError as error:
-            self._scoreboard.release(record)
             actions = self._supervisor.spawn_failed(slot, str(error), now)
         else:
             self._children[child.pid] = child
             actions = self._supervisor.spawned(slot, child.pid, now)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         self._perform(actions)
 
-    def _fork(self, slot: int, record: Record) -> "_Child":
+    def _start_worker(self, spawn: Spawn, source: "ForkServer | None") -> "_Child":
+        """Raises OSError, and has then made nothing."""
+        record = self._scoreboard.claim(spawn.slot, spawn.generation, time.monotonic())
+        flush()
+        # A signal in the first moments of the child waits for the child's own handlers, instead of waking the master.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+        try:
+            return self._fork(spawn.slot, record, source)
+        except Unanswered:
+            # Somebody may have been forked who writes to the record: it is not used again.
+            if source is not None:
+                self._preload.lost(source)
+            raise
+        except OSError:
+            self._scoreboard.release(record)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _fork(self, slot: int, record: Record, source: "ForkServer | None") -> "_Child":
         """Make the two pipes and the process at their other ends. Raises OSError, and has then made nothing."""
+        place = self._places.get(slot)
         with contextlib.ExitStack() as on_failure:
             stacks = Stacks()
             on_failure.callback(stacks.close)
-            link, link_of_worker = _pipe(on_failure)
-            lifeline_of_worker, lifeline = _pipe(on_failure)
-            pid = os.fork()
+            link, link_of_worker = open_pipe(on_failure)
+            lifeline_of_worker, lifeline = open_pipe(on_failure)
+            if source is None or place is None:
+                pid = os.fork()
+            else:
+                pid = source.fork(slot, record.number, place, link_of_worker, lifeline_of_worker, stacks)
             on_failure.pop_all()
         child = _Child(pid, MasterLink(link), lifeline, record, stacks)
         if pid == 0:
@@ -416,16 +480,8 @@ class Master:
         """In the child: let go of what is the master's, keep what is the slot's, and never come back."""
         try:
             record.sign(os.getpid())
-            self._signals.forget()
-            for sibling in self._children.values():
-                sibling.close()
+            self._let_go()
             place = self._places.keep_only(slot)
-            if self._successor is not None:
-                self._successor.close()
-            if self._inheritance is not None:
-                self._inheritance.forget()
-            if self._control is not None:
-                self._control.forget()
             drop_privileges(self._config)
             from ladybug.worker import Ties, leave, run_worker
 
@@ -435,6 +491,29 @@ class Master:
             link.send(Kind.FAILED, f"A worker cannot be loaded: {error!r}")
         finally:
             os._exit(STARTUP_FAILURE)
+
+    def _let_go(self) -> None:
+        """In a child: all of this is the master's."""
+        self._signals.forget()
+        for sibling in self._children.values():
+            sibling.close()
+        self._preload.forget()
+        if self._successor is not None:
+            self._successor.close()
+        if self._inheritance is not None:
+            self._inheritance.forget()
+        if self._control is not None:
+            self._control.forget()
+
+    def _start_fork_server(self) -> "ForkServer":
+        # ctypes comes with it.
+        from ladybug.fork_server import ForkServer
+
+        def let_go() -> None:
+            self._let_go()
+            self._places.close()
+
+        return ForkServer(self._config, self._scoreboard, let_go)
 
     # -- what operators ask and command (control.py)
 
@@ -552,20 +631,6 @@ class _Child:
         os.close(self.lifeline)
 
 
-def _pipe(on_failure: contextlib.ExitStack) -> tuple[int, int]:
-    ends = os.pipe()
-    for fd in ends:
-        on_failure.callback(os.close, fd)
-    return ends
-
-
-def _flush() -> None:
-    """Before a fork, or both processes would write what is in the buffers."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a broken pipe, closed, None
-            stream.flush()
-
-
 def _ended(children: Collection[int]) -> Iterator[tuple[int, int]]:
     """Reap those of `children` that have ended: pid, and exit code or negative signal number."""
     if os.getpid() == 1:
@@ -581,10 +646,10 @@ def _ended(children: Collection[int]) -> Iterator[tuple[int, int]]:
             yield ended
 
 
-def _wait_for(pid: int) -> tuple[int, int] | None:
-    """waitpid(2) without waiting: pid and returncode, (0, 0) if nothing has ended, None if there is no such child."""
+def _wait_for(pid: int, options: int = os.WNOHANG) -> tuple[int, int] | None:
+    """waitpid(2), without waiting: pid and returncode, (0, 0) if nothing has ended, None if there is no such child."""
     try:
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        ended, status = os.waitpid(pid, options)
     except ChildProcessError:
         return None
     return ended, os.waitstatus_to_exitcode(status)

@@ -6,6 +6,7 @@ Who drops what, and when:
                 sockets of one user join in SO_REUSEPORT), removes its pid file and socket, and starts successors of itself.
                 It runs no code of the application and reads nothing from the network.
     worker      everything, for good, right after the fork: before the application, and what serves, is imported
+    fork server     the same (--preload), and its workers are born without
     alone       the same, after the listeners are open
 
 Before that, the files that workers go on writing to are given to them: log files, so that they can be opened again after

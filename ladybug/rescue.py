@@ -20,9 +20,10 @@ import logging
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from ladybug.descriptors import receive_descriptors
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,17 +34,19 @@ logger = logging.getLogger("ladybug.error")
 MOST_PER_CALL = 64
 # Seconds that a worker without a free descriptor waits; what is in the channel stays there.
 PAUSE = 0.5
-# recvmsg(2): a descriptor that arrives is not for programs that the application starts. Where there is no such flag it is
-# told afterwards.
-_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_FD = struct.Struct("i")
 
 
 class Channel:
-    """Accepted connections on their way to one slot; the kernel bounds how many (SO_SNDBUF, some 200)."""
+    """Accepted connections on their way to one slot; the kernel bounds how many (SO_SNDBUF, some 200).
 
-    def __init__(self) -> None:
-        self._entry, self._exit = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    fds     the ends of a channel that came from another process, as its `fds` names them; it is ours as well from now on
+    """
+
+    def __init__(self, fds: Sequence[int] = ()) -> None:
+        if fds:
+            self._entry, self._exit = (socket.socket(fileno=fd) for fd in fds)
+        else:
+            self._entry, self._exit = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._entry.setblocking(False)
         self._exit.setblocking(False)
         self._room = select.poll()
@@ -53,6 +56,11 @@ class Channel:
     def fd(self) -> int:
         """Readable when there is something to receive."""
         return self._exit.fileno()
+
+    @property
+    def fds(self) -> list[int]:
+        """Both ends."""
+        return [self._entry.fileno(), self._exit.fileno()]
 
     def has_room(self) -> bool:
         """True if `send` will work, as far as the channel is concerned."""
@@ -75,16 +83,12 @@ class Channel:
         # A descriptor that finds no place in this process is closed by the kernel. So first make sure that there is one.
         os.close(os.dup(self.fd))
         try:
-            # socket.recv_fds does not hand its flags on.
-            message, ancillary, _, _ = self._exit.recvmsg(1, socket.CMSG_LEN(_FD.size), _CLOSE_ON_EXEC)
+            message, received = receive_descriptors(self._exit, 1, 1)
         except BlockingIOError:
             return None
-        if not ancillary:  # a thread was quicker: this one is lost
+        if not received:  # a thread was quicker: this one is lost
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        connection: int = _FD.unpack(ancillary[0][2])[0]
-        if not _CLOSE_ON_EXEC:
-            os.set_inheritable(connection, False)
-        return message[0], connection
+        return message[0], received[0]
 
     def close(self) -> None:
         """Close both ends in this process. What is in the channel is lost when the last process has closed it."""

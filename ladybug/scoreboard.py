@@ -1,7 +1,7 @@
 """The scoreboard: what each worker is doing, in memory that master and workers share.
 
-Anonymous shared mappings (mmap(2)), a page each, made by the master before the fork of who is to write there, hold one fixed
-record per worker.
+One anonymous shared mapping (mmap(2)), made by the master before any fork, holds one fixed record per worker. Of its pages
+those exist that were written to.
 
 Rules:
 - A record has one writer: the worker it was given to. The master writes it only before the fork and after the death.
@@ -11,6 +11,7 @@ Rules:
 """
 
 import enum
+import errno
 import mmap
 import struct
 from typing import NamedTuple
@@ -43,6 +44,8 @@ _LIVE = struct.Struct("=dqqq")  # heartbeat, connections, in_flight, requests
 _STATE_AT = 4
 _LIVE_AT = 16
 _SIZE = 64  # of a record: one line of the processor's cache, so that workers do not disturb each other
+# Records, if nobody says how many.
+_FEW = 512
 
 
 class Record:
@@ -51,6 +54,11 @@ class Record:
     def __init__(self, memory: mmap.mmap, offset: int) -> None:
         self._memory = memory
         self._offset = offset
+
+    @property
+    def number(self) -> int:
+        """Its place on the board; for a process that got this number and not the record."""
+        return self._offset // _SIZE
 
     def open(self, slot: int, generation: int, now: float) -> None:
         """The master's: take the record for a worker about to be forked."""
@@ -78,16 +86,21 @@ class Record:
 
 
 class Scoreboard:
-    """All records; which of them are in use is the master's private knowledge."""
+    """All records, `most` at the same time; which of them are in use is the master's private knowledge."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _FEW) -> None:
+        self._memory = mmap.mmap(-1, most * _SIZE)
+        self._most = most
+        self._used = 0  # in use, or were once
         self._free: list[Record] = []
 
     def claim(self, slot: int, generation: int, now: float) -> Record:
-        """A record for a worker about to be forked."""
+        """A record for a worker about to be forked. Raises OSError when all are in use."""
         if not self._free:
-            page = mmap.mmap(-1, mmap.PAGESIZE)
-            self._free = [Record(page, offset) for offset in reversed(range(0, mmap.PAGESIZE, _SIZE))]
+            if self._used == self._most:
+                raise OSError(errno.EAGAIN, "there are more processes than the scoreboard has room for")
+            self._free.append(self.record(self._used))
+            self._used += 1
         record = self._free.pop()
         record.open(slot, generation, now)
         return record
@@ -96,3 +109,7 @@ class Scoreboard:
         """Take the record of a dead worker back."""
         record.close()
         self._free.append(record)
+
+    def record(self, number: int) -> Record:
+        """The record of this number; what is on it is not touched."""
+        return Record(self._memory, number * _SIZE)

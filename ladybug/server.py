@@ -31,7 +31,7 @@ from ladybug.asgi.scope import EXTENSIONS, SPEC_VERSION, scope_template
 from ladybug.asgi.service import AccessRecorder, Service, WebSocketSettings
 from ladybug.config import Config
 from ladybug.deadlines import ticks
-from ladybug.importer import load_app
+from ladybug.importer import ASGI2Adapter, load_app
 from ladybug.link import LIFESPAN_SHUTDOWN
 from ladybug.listeners import close_listeners, open_listeners, remove_path
 from ladybug.log import access_wanted, level_prefix, plain_access, status_text
@@ -100,7 +100,6 @@ class Server:
         self.started = Started()
         self.on_retire: Callable[[], None] | None = None
         self._app = app
-        self._version = "3.0"
         self._service: Service | None = None
         self._poller: Poller | None = None
         self._acceptors: list[Acceptor] = []
@@ -164,8 +163,7 @@ class Server:
     def load(self) -> None:
         """Import the application, unless it is there already; serve() does it for whoever did not. Raises StartupError."""
         if self._app is None:
-            self._app, interface = load_app(self.config)
-            self._version = "2.0" if interface == "asgi2" else "3.0"
+            self._app, _ = load_app(self.config)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until shutdown() and all that it entails is over.
@@ -184,7 +182,8 @@ class Server:
 
     async def _serve(self, sockets: list[socket.socket] | None) -> None:
         self.load()
-        app, version = self._app, self._version
+        app = self._app
+        version = "2.0" if isinstance(app, ASGI2Adapter) else "3.0"
         if trace.is_wanted():
             app = trace.Traced(app)
         lifespan = Lifespan(app, self.config.lifespan, version)

@@ -24,13 +24,20 @@ _BELOW = re.compile(r"(  File .* in run_worker\n)(?:  File .*\n)+")
 
 
 class Stacks:
-    def __init__(self) -> None:
-        self._fd = os.memfd_create("ladybug stacks") if hasattr(os, "memfd_create") else -1
+    """One process's.
+
+    fd      the file of another process's `Stacks`, which this one is to write for; None: a new one
+    """
+
+    def __init__(self, fd: int | None = None) -> None:
+        if fd is None:
+            fd = os.memfd_create("ladybug stacks") if hasattr(os, "memfd_create") else -1
+        self.fd = fd  # -1 where there is no such thing
         self._has_enabled = False
 
     def register(self) -> None:
         """In the worker: from now on write there. What the user has chosen for fatal signals (PYTHONFAULTHANDLER) stays."""
-        file = self._fd if self._fd >= 0 else sys.__stderr__
+        file = self.fd if self.fd >= 0 else sys.__stderr__
         if file is not None:
             faulthandler.register(STACKS_SIGNAL, file)
             if not faulthandler.is_enabled():
@@ -45,15 +52,15 @@ class Stacks:
 
     def read(self) -> str:
         """What was written since the last time; empty if nothing was."""
-        if self._fd < 0:
+        if self.fd < 0:
             return ""
-        size = os.fstat(self._fd).st_size
-        data = os.pread(self._fd, MOST_BYTES, max(0, size - MOST_BYTES))
+        size = os.fstat(self.fd).st_size
+        data = os.pread(self.fd, MOST_BYTES, max(0, size - MOST_BYTES))
         # The worker writes at the offset, which is shared like the file.
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
+        os.ftruncate(self.fd, 0)
+        os.lseek(self.fd, 0, os.SEEK_SET)
         return _BELOW.sub(r"\1", data.decode("utf-8", "replace")).rstrip()
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self.fd >= 0:
+            os.close(self.fd)

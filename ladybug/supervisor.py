@@ -38,6 +38,7 @@ from ladybug.actions import (
     CloseSlot,
     Exit,
     HandOver,
+    LoadAnew,
     Log,
     LogStacks,
     OpenSlot,
@@ -181,11 +182,11 @@ class Supervisor:
         self._by_pid[pid] = process
         return self._decide(now)
 
-    def spawn_failed(self, slot: int, reason: str, now: float) -> list[Action]:
-        """The fork of a Spawn has not worked."""
+    def spawn_failed(self, slot: int, reason: str, now: float, what: str = "") -> list[Action]:
+        """The fork of a Spawn has not worked. `what` has failed, if it is not the fork alone."""
         place = self._slots[slot]
         place.is_spawning = False
-        self._boot_failed(place, f"Worker {slot + 1} cannot be started", reason, now)
+        self._boot_failed(place, what or f"Worker {slot + 1} cannot be started", reason, now)
         return self._decide(now)
 
     def reported(self, pid: int, report: Report, text: str, now: float) -> list[Action]:
@@ -267,6 +268,7 @@ class Supervisor:
             self._log(INFO, "Reloading again, from the beginning" if self.is_reloading else "Reloading")
             if not self.is_reloading:
                 self._actions.append(Reloading())
+            self._actions.append(LoadAnew())
             self.is_reloading = True
             self._edition += 1
             for slot in self._slots.values():
@@ -358,7 +360,7 @@ class Supervisor:
             is_abandoned, self.is_reloading = self.is_reloading, False
             what += self._replacing(slot, now, process)
             if is_abandoned:
-                self._actions.append(Reloaded())
+                self._actions.append(Reloaded(is_complete=False))
                 what = f"The reload is abandoned, and who served before goes on. {what}"
                 self.message = _sentence(what, why)
             slot.trouble = "" if slot.serving else _sentence(what, why)
@@ -493,9 +495,12 @@ class Supervisor:
             return False
         return not slot.serving or not any(other.has_heir for other in self._slots.values())
 
+    def _may_close(self, slot: Slot) -> bool:
+        """True if nobody is there, or on the way there. A successor has the same listeners, and may yet use them."""
+        return not (slot.workers or slot.is_spawning or slot.is_being_closed or self.is_upgrading)
+
     def _close(self, slot: Slot, now: float) -> None:
-        # A successor has the same listeners, and may yet use them.
-        if slot.close_at <= now and not slot.workers and not slot.is_being_closed and not self.is_upgrading:
+        if slot.close_at <= now and self._may_close(slot):
             slot.is_being_closed = True
             self._actions.append(CloseSlot(slot.number))
 
@@ -505,7 +510,7 @@ class Supervisor:
             for slot in self._slots.values()
         ):
             self.is_reloading = False
-            self._actions.append(Reloaded())
+            self._actions.append(Reloaded(is_complete=True))
             self._log(INFO, "Reloaded")
 
     def _stays(self, process: Process) -> bool:
@@ -545,7 +550,7 @@ class Supervisor:
             for slot in self._slots.values():
                 if self._wants_worker(slot):
                     yield slot.spawn_at
-                if not slot.workers and not slot.is_being_closed and not self.is_upgrading:
+                if self._may_close(slot):
                     yield slot.close_at
 
     def _turn(self, turn: Turn) -> None:

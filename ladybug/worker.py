@@ -35,7 +35,6 @@ import os
 import random
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -48,6 +47,7 @@ from setproctitle import setproctitle
 from ladybug.about import announce
 from ladybug.env_file import reload_env_file
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
+from ladybug.forking import flush
 from ladybug.link import (
     ALARM_MARGIN,
     LIFESPAN_SHUTDOWN,
@@ -71,6 +71,7 @@ from ladybug.systemd import Notifier
 
 if TYPE_CHECKING:
     from ladybug.config import Config
+    from ladybug.importer import ASGI3App
 
 logger = logging.getLogger("ladybug.error")
 
@@ -118,25 +119,35 @@ class Ties(NamedTuple):
     channel: Channel
 
 
-def run_worker(config: "Config", listeners: list[socket.socket], ties: Ties) -> int:
+def read_files_anew(config: "Config") -> None:
+    """Before an application is imported. The master keeps what it has read when it started; the others go by what the files
+    say now. Raises ConfigError."""
+    if config.env_file is not None:
+        reload_env_file(config.env_file, config.names_from_env_file)
+    if isinstance(config.log_config, str):
+        configure_logging(config)
+
+
+def run_worker(config: "Config", listeners: list[socket.socket], ties: Ties, app: "ASGI3App | None" = None) -> int:
     """Serve as a worker, in a process forked for it with OUR_SIGNALS blocked; the code for `leave`.
+
+    app     the application, if the fork server (fork_server.py) has imported it; what goes before an import has been done
+            there, and what the import has registered to run at exit is this worker's
 
     Whatever prevents the start goes to the master as one text; nothing of it is logged here.
     """
-    # What was registered before the fork is the master's to run, once. CPython's multiprocessing does the same.
-    atexit._clear()
-    atexit.register(logging.shutdown)
-    worker = _Worker(config, listeners, ties)
+    if app is None:
+        # What was registered before the fork is the master's to run, once. CPython's multiprocessing does the same.
+        atexit._clear()
+        atexit.register(logging.shutdown)
+    worker = _Worker(config, listeners, ties, app)
     try:
-        # The master keeps what it has read when it started; a worker goes by what the files say now.
-        if config.env_file is not None:
-            reload_env_file(config.env_file, config.names_from_env_file)
-        if isinstance(config.log_config, str):
-            configure_logging(config)
+        if app is None:
+            read_files_anew(config)
         worker.run()
     except BaseException as error:
         if not worker.is_ready:
-            ties.link.send(Kind.FAILED, _why_not(error))
+            ties.link.send(Kind.FAILED, why_not(error))
             return STARTUP_FAILURE
         logger.critical("%s ends, because its event loop did: %r", worker.role.capitalize(), error, exc_info=error)
         return 1
@@ -152,9 +163,7 @@ def leave(code: int) -> NoReturn:
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter calls; waits for what is not a daemon
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # a broken pipe, closed, None
-                stream.flush()
+        flush()
     finally:
         os._exit(code)
 
@@ -169,9 +178,10 @@ class _Serving:
     stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
     deaf_to: tuple[signal.Signals, ...] = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
 
-    def __init__(self, config: "Config", listeners: list[socket.socket]) -> None:
+    def __init__(self, config: "Config", listeners: list[socket.socket], app: "ASGI3App | None" = None) -> None:
         self.config = config
         self.listeners = listeners
+        self._app = app
         self.server: Server | None = None  # from when it can be shut down
         self.is_ready = False
         self.is_stopping = False
@@ -200,7 +210,7 @@ class _Serving:
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        server = Server(self.config)
+        server = Server(self.config, app=self._app)
         server.on_retire = lambda: self.retire("has served its number of requests")
         self.prepare(server, loop)
         if not self._load(server):
@@ -445,8 +455,10 @@ class _Worker(_Serving):
     stop_signals = (signal.SIGTERM,)
     deaf_to = (signal.SIGINT, *_Serving.deaf_to)
 
-    def __init__(self, config: "Config", listeners: list[socket.socket], ties: Ties) -> None:
-        super().__init__(config, listeners)
+    def __init__(
+        self, config: "Config", listeners: list[socket.socket], ties: Ties, app: "ASGI3App | None" = None
+    ) -> None:
+        super().__init__(config, listeners, app)
         self.role = f"worker {ties.slot + 1}"
         self._link = ties.link
         self._lifeline = ties.lifeline
@@ -545,8 +557,8 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
     pass
 
 
-def _why_not(error: BaseException) -> str:
-    """Why a worker cannot start, for the user."""
+def why_not(error: BaseException) -> str:
+    """Why a worker, or what it is forked from, cannot start, for the user."""
     if isinstance(error, (StartupError, ConfigError)):
         return str(error)
     if isinstance(error, SystemExit):

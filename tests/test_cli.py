@@ -58,6 +58,7 @@ TYPED: dict[str, tuple[list[str], object]] = {
     "backlog": (["--backlog=100"], 100),
     "workers": (["--workers", "4"], 4),
     "control_socket": (["--control-socket", "/run/app/control.sock"], "/run/app/control.sock"),
+    "preload": (["--preload"], True),
     "limit_max_requests": (["--limit-max-requests", "1000"], 1000),
     "limit_max_requests_jitter": (["--limit-max-requests-jitter", "50"], 50),
     "pid_file": (["--pid-file", "app.pid"], "app.pid"),

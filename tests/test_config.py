@@ -73,6 +73,7 @@ DEFAULTS = {
     "log_config": LOGGING_CONFIG,
     "limit_concurrency": None,
     "control_socket": "auto",
+    "preload": False,
     "limit_max_requests": None,
     "limit_max_requests_jitter": 0,
     "limit_worker_lifetime": None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from ladybug.scoreboard import Row, Scoreboard, State
 
 
@@ -17,11 +19,16 @@ def test_a_record_tells_what_its_worker_wrote() -> None:
 
 
 def test_there_is_a_record_for_as_many_workers_as_come() -> None:
-    board = Scoreboard()
+    board = Scoreboard(200)
     records = [board.claim(slot, 1, 0.0) for slot in range(200)]  # more than fit on a page
     for number, record in enumerate(records):
         record.beat(float(number), number, number, number)
     assert [record.read().requests for record in records] == list(range(200))
+    assert [board.record(record.number).read() for record in records] == [record.read() for record in records]
+    with pytest.raises(OSError, match="more processes"):
+        board.claim(200, 1, 0.0)
+    board.release(records[7])
+    assert board.claim(200, 1, 0.0).number == 7
 
 
 def test_a_released_record_is_empty_and_can_be_claimed_again() -> None:

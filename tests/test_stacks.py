@@ -107,7 +107,7 @@ def test_a_forked_child_of_the_worker_writes_nothing() -> None:
 
 def test_the_end_of_much_is_kept_because_the_main_thread_stands_there() -> None:
     stacks = Stacks()
-    os.write(stacks._fd, b"x" * (2 * MOST_BYTES) + b"the main thread\n")
+    os.write(stacks.fd, b"x" * (2 * MOST_BYTES) + b"the main thread\n")
     text = stacks.read()
     assert len(text) <= MOST_BYTES
     assert text.endswith("the main thread")
@@ -119,6 +119,6 @@ def test_what_is_below_a_worker_is_left_out() -> None:
     frames = ["app.py", "worker.py", "master.py", "launch.py"]
     names = ["view", "run_worker", "_spawn", "serve"]
     lines = [f'  File "{file}", line 1 in {name}\n' for file, name in zip(frames, names, strict=True)]
-    os.write(stacks._fd, "".join(["Thread 1:\n", *lines, "\nThread 2:\n", lines[0]]).encode())
+    os.write(stacks.fd, "".join(["Thread 1:\n", *lines, "\nThread 2:\n", lines[0]]).encode())
     assert stacks.read() == "".join(["Thread 1:\n", *lines[:2], "\nThread 2:\n", lines[0]]).rstrip()
     stacks.close()

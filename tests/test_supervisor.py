@@ -21,6 +21,7 @@ from ladybug.actions import (
     CloseSlot,
     Exit,
     HandOver,
+    LoadAnew,
     Log,
     LogStacks,
     OpenSlot,
@@ -66,7 +67,15 @@ HEALTHCHECK = 30.0
 class MadeUpFleet:
     """Stands in for the master: carries out actions on processes that are only numbers, at a time that is only one too."""
 
-    def __init__(self, slots: int, *, forks_fail_after: float = inf, delay: float = 0.0, boot: float = 0.0) -> None:
+    def __init__(
+        self,
+        slots: int,
+        *,
+        forks_fail_after: float = inf,
+        delay: float = 0.0,
+        boot: float = 0.0,
+        is_loading: bool = False,
+    ) -> None:
         timeouts = Timeouts(GRACEFUL, TERM_TIMEOUT, QUIT_TIMEOUT, boot, HEALTHCHECK, delay)
         self.supervisor = Supervisor(slots, timeouts)
         self.now = 1000.0
@@ -84,6 +93,8 @@ class MadeUpFleet:
         self.told: dict[int, list[signal.Signals]] = {}
         self.forks_fail_after = forks_fail_after
         self.forks = 0
+        self.is_loading = is_loading  # what workers are forked of
+        self.waiting: list[Spawn] = []
         self.listening = True
         self.stopping = False
         self.announced = 0
@@ -134,6 +145,8 @@ class MadeUpFleet:
                 case Route(slots):
                     assert slots <= self.slots
                     self.route = slots
+                case LoadAnew():
+                    assert self.supervisor.is_reloading
                 case Reloading():
                     assert not self.reloading
                     self.reloading = True
@@ -171,8 +184,12 @@ class MadeUpFleet:
             assert any(other in self.ready for other in others), "told to go, and nobody serves in its place"
 
     def spawn(self, action: Spawn) -> list[Action]:
-        assert self.listening, "spawned while stopping"
         assert action.slot in self.slots
+        if self.is_loading:
+            assert action.slot not in [other.slot for other in self.waiting]
+            self.waiting.append(action)
+            return []
+        assert self.listening, "spawned while stopping"
         self.forks += 1
         if self.forks > self.forks_fail_after:
             return self.supervisor.spawn_failed(action.slot, "no more processes", self.now)
@@ -180,6 +197,16 @@ class MadeUpFleet:
         self.alive[self.last_pid] = action.slot
         self.told[self.last_pid] = []
         return self.supervisor.spawned(action.slot, self.last_pid, self.now)
+
+    def load(self, why_not: str = "") -> None:
+        """What workers are forked of is there, or cannot be had."""
+        self.is_loading = False
+        waiting, self.waiting = self.waiting, []
+        for action in waiting:
+            if why_not or self.supervisor.fleet not in (Fleet.BOOTING, Fleet.RUNNING):
+                self.perform(self.supervisor.spawn_failed(action.slot, why_not, self.now, "It could not be loaded"))
+            else:
+                self.perform(self.spawn(action))
 
     def report(self, pid: int, report: Report, text: str = "") -> None:
         if report is Report.READY:
@@ -961,6 +988,54 @@ def test_everybody_reopens_the_logs() -> None:
     assert list(fleet.told.values()) == [[SIGUSR1]] * 2
 
 
+def test_a_fleet_waits_for_what_it_is_forked_of() -> None:
+    fleet = MadeUpFleet(2, boot=BOOT_TIMEOUT, is_loading=True)
+    assert [spawn.slot for spawn in fleet.waiting] == [0, 1]
+    fleet.pass_time(1000.0)
+    assert fleet.forks == 0 and fleet.texts() == []
+    fleet.load()
+    for pid in list(fleet.alive):
+        fleet.boot(pid)
+    assert fleet.announced == 1
+
+
+def test_a_reload_whose_code_cannot_be_loaded_is_given_up() -> None:
+    fleet = booted(2)
+    fleet.is_loading = True
+    fleet.reload()
+    fleet.load("no database")
+    assert fleet.texts() == [
+        "The reload is abandoned, and who served before goes on. It could not be loaded: no database"
+    ]
+    assert not fleet.reloading
+    fleet.pass_time(RESPAWN_DELAYS[-1])
+    assert len(fleet.alive) == 2 and not any(fleet.told.values())
+
+
+def test_a_stop_while_something_is_loaded_ends_when_that_is_given_up() -> None:
+    fleet = booted(1)
+    fleet.is_loading = True
+    fleet.reload()
+    fleet.stop()
+    fleet.obey()
+    assert fleet.exit_code is None
+    fleet.load()
+    assert fleet.exit_code == 0
+
+
+def test_a_slot_that_goes_away_is_not_closed_under_a_worker_that_is_on_its_way() -> None:
+    fleet = booted(2)
+    fleet.is_loading = True
+    fleet.exit(fleet.in_slot(1)[0], -9)
+    fleet.scale(-1)
+    fleet.pass_time(10 * LAST_HANDSHAKES)
+    assert fleet.slots == {0, 1}
+    fleet.load()
+    fleet.obey()
+    fleet.pass_time(0.0)
+    assert fleet.slots == {0}
+
+
 def test_exits_are_described_in_words() -> None:
     assert describe_exit(1) == "exited with code 1"
     assert describe_exit(-9) == "was killed by signal 9 (SIGKILL)"
@@ -1027,6 +1102,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         """Then every slot is served by one worker, of the latest edition, and nothing is under way."""
         fleet = self.fleet
         fleet.forks_fail_after = inf
+        fleet.load()
         fleet.still.clear()
         if fleet.successor is not None:
             fleet.fail_to_succeed()
@@ -1046,6 +1122,13 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     @rule()
     def user_reloads(self) -> None:
         self.fleet.reload()
+
+    @rule(why_not=st.sampled_from(["", "no database"]))
+    def what_is_forked_of_is_loaded_or_loads_anew(self, why_not: str) -> None:
+        if self.fleet.is_loading:
+            self.fleet.load(why_not)
+        else:
+            self.fleet.is_loading = True
 
     @precondition(lambda self: not self.is_over)
     @rule(by=st.sampled_from([-3, -1, +1]), fail=st.booleans())
@@ -1119,7 +1202,8 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     def an_empty_slot_is_filled_in_bounded_time(self) -> None:
         closing = {number for number, slot in self.fleet.supervisor._slots.items() if slot.is_closing}
         if self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING) and not all(
-            self.fleet.in_slot(slot) for slot in self.fleet.slots - closing
+            self.fleet.in_slot(slot) or slot in [spawn.slot for spawn in self.fleet.waiting]
+            for slot in self.fleet.slots - closing
         ):
             deadline = self.fleet.supervisor.next_deadline()
             assert deadline is not None
@@ -1156,6 +1240,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         if not self.is_over:
             self.fleet.stop()
         for _ in range(20):
+            self.fleet.load("the fleet stops")
             if self.is_over:
                 break
             self.fleet.pass_time(TERM_TIMEOUT)

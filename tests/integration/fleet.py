@@ -63,6 +63,10 @@ def workers_of(server: Server) -> dict[int, int]:
     return found
 
 
+def fork_servers_of(server: Server) -> list[int]:
+    return [pid for pid in children_of(server.pid) if title_of(pid).startswith("ladybug: fork server [")]
+
+
 def await_successor(server: Server, number: int, old: int) -> int:
     """The pid of the worker that took the place of `old`, once it is ready."""
     server.output.wait_for(rf"Worker {number} \(pid {old}\) is ready[\s\S]*Worker {number} \(pid \d+\) is ready")

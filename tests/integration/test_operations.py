@@ -96,9 +96,9 @@ def test_a_server_that_cannot_start_leaves_no_pid_file(tmp_path: Path) -> None:
 
 
 @as_nobody
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_application_runs_as_the_user_from_its_first_line_on(workers: int) -> None:
-    with serve(APP, "--user", "nobody", "--group", "daemon", workers=workers) as server:
+@pytest.mark.parametrize(("workers", "options"), [(0, ()), (2, ()), (2, ("--preload",))])
+def test_the_application_runs_as_the_user_from_its_first_line_on(workers: int, options: tuple[str, ...]) -> None:
+    with serve(APP, "--user", "nobody", "--group", "daemon", *options, workers=workers) as server:
         found = server.request("/who").value()
         uids, gids = (NOBODY.pw_uid,) * 3, (1, 1, 1)
         assert (found["uids"], found["imported by"], found["gids"]) == (uids, uids, gids)

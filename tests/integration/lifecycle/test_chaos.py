@@ -6,6 +6,7 @@ instead, LADYBUG_TEST_CHAOS_SEED for a run that is to be seen again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -18,7 +19,7 @@ from typing import Self
 
 import pytest
 
-from tests.integration.fleet import Control, Load, children_of, workers_of
+from tests.integration.fleet import Control, Load, children_of, fork_servers_of, workers_of
 from tests.integration.support import Server, eventually, request_bytes, serve, variant_options
 
 APP = "tests.integration.apps.processes:app"
@@ -27,7 +28,7 @@ APP = "tests.integration.apps.processes:app"
 AFTERMATH, BEFORE = 5.0, 1.0
 # The log about processes that did not go by themselves. Two that hold a loop may meet in one worker; a loop may be blocked
 # in a worker that drains.
-FORCED = re.compile(r"\(--timeout-worker-healthcheck\)|killing it|was killed by signal")
+FORCED = re.compile(r"\(--timeout-worker-healthcheck\)|killing it|Worker \d+ \(pid \d+\) was killed by signal")
 
 pytestmark = [
     pytest.mark.skipif(bool(variant_options()), reason="once is enough"),
@@ -69,7 +70,7 @@ class Chaos:
         operations: list[Callable[[], None]] = [
             *(self.reload, self.reload, self.reload_twice, self.deploy_something_broken),
             *(self.one_more, self.one_less, self.reopen_logs, self.kill, self.kill, self.replace_by_hand),
-            *(self.hold_a_loop, self.block_a_loop),
+            *(self.hold_a_loop, self.block_a_loop, self.kill_a_fork_server),
         ]
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -110,6 +111,12 @@ class Chaos:
         if (pid := self.a_worker()) is not None:
             os.kill(pid, SIGKILL)
 
+    def kill_a_fork_server(self) -> None:
+        """If there is one."""
+        for pid in fork_servers_of(self.server)[:1]:
+            with contextlib.suppress(ProcessLookupError):  # it may be leaving
+                os.kill(pid, SIGKILL)
+
     def replace_by_hand(self) -> None:
         if (pid := self.a_worker()) is not None:
             os.kill(pid, SIGTERM)
@@ -130,7 +137,8 @@ class Chaos:
                 time.sleep(0.1)
 
 
-def test_only_who_was_in_a_killed_process_notices(control: Control) -> None:
+@pytest.mark.parametrize("origin", [(), ("--preload",)], ids=["forked by the master", "forked by a fork server"])
+def test_only_who_was_in_a_killed_process_notices(control: Control, origin: tuple[str, ...]) -> None:
     seconds = float(os.environ.get("LADYBUG_TEST_CHAOS", "20"))
     seed = int(os.environ.get("LADYBUG_TEST_CHAOS_SEED", time.time_ns() % 1_000_000))
     options = (
@@ -139,7 +147,7 @@ def test_only_who_was_in_a_killed_process_notices(control: Control) -> None:
         *("--timeout-worker-healthcheck", "6", "--timeout-graceful-shutdown", "10"),
         "--no-access-log",
     )
-    with serve(APP, *options, workers=2, env={"CONTROL": str(control.directory)}) as server:
+    with serve(APP, *options, *origin, workers=2, env={"CONTROL": str(control.directory)}) as server:
         for marker in ("no database", "Error"):
             server.permit_error(marker)
         chaos = Chaos(server, control, seed)
@@ -155,7 +163,7 @@ def test_only_who_was_in_a_killed_process_notices(control: Control) -> None:
             eventually(lambda: server.output.text().count("INFO:     Reloaded") > before, f"a reload ({story})", 40)
             load.wait_for_answers(100)
         eventually(
-            lambda: len(children_of(server.pid)) == len(workers_of(server)) > 0,
+            lambda: len(children_of(server.pid)) - len(origin) == len(workers_of(server)) > 0,
             f"nobody else to be there ({story})",
             40,
         )

@@ -1,0 +1,185 @@
+"""A fork server by itself: this process is its master, and nobody serves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ladybug.config import Config
+from ladybug.exceptions import ConfigError
+from ladybug.fork_server import ForkServer
+from ladybug.launch import serve
+from ladybug.link import Kind, MasterLink, Message
+from ladybug.listeners import open_listeners
+from ladybug.places import Places
+from ladybug.preload import Unanswered
+from ladybug.scoreboard import Scoreboard, State
+from ladybug.stacks import Stacks
+from tests.pair import DEADLINE
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+
+APPLICATION = """
+import os
+print("imported", flush=True)
+{top}
+async def app(scope, receive, send):
+    raise NotImplementedError
+"""
+
+
+class Master:
+    """As much of one as a fork server needs."""
+
+    def __init__(self, directory: Path, top: str = "") -> None:
+        (directory / "origin.py").write_text(APPLICATION.format(top=top))
+        self.config = Config("origin:app", app_dir=directory, port=0, lifespan="off", log_config=None)
+        self.places = Places(self.config, open_listeners(self.config, 1))
+        self.scoreboard = Scoreboard()
+        self.server = ForkServer(self.config, self.scoreboard, self.places.close)
+
+    def hears(self, link: MasterLink) -> Message:
+        assert select.select([link.fd], [], [], DEADLINE)[0]
+        (message,) = link.receive()
+        return message
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[tuple[int, MasterLink, int]]:
+        """A worker that was ordered: process id, link, and number of its record."""
+        place = self.places.get(0)
+        assert place is not None
+        record, stacks = self.scoreboard.claim(0, 1, time.monotonic()), Stacks()
+        link, link_of_worker = os.pipe()
+        lifeline_of_worker, lifeline = os.pipe()
+        try:
+            pid = self.server.fork(0, record.number, place, link_of_worker, lifeline_of_worker, stacks)
+            os.close(link_of_worker)
+            os.close(lifeline_of_worker)
+            yield pid, MasterLink(link), record.number
+        finally:
+            stacks.close()
+            os.close(lifeline)
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            self.server.kill(signal.SIGKILL)
+            os.waitpid(self.server.pid, 0)
+        self.places.close()
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Master]:
+    master = Master(tmp_path)
+    yield master
+    master.end()
+
+
+def test_a_worker_is_our_child_and_serves_and_ends_with_its_lifeline(master: Master) -> None:
+    assert master.hears(master.server.link) == (Kind.READY, "")
+    with master.worker() as (pid, link, record):
+        assert master.hears(link) == (Kind.READY, "")
+        assert psutil.Process(pid).ppid() == os.getpid()
+        row = master.scoreboard.record(record).read()
+        assert (row.pid, row.state, row.slot) == (pid, State.SERVING, 0)
+        assert {child.pid for child in psutil.Process().children()} >= {pid, master.server.pid}
+    assert os.waitpid(pid, 0)[1] == 0
+    # And another.
+    with master.worker() as (other, link, _):
+        assert other != pid
+        assert master.hears(link).kind is Kind.READY
+        os.kill(other, signal.SIGKILL)
+        assert os.waitpid(other, 0)[1] == signal.SIGKILL
+
+
+def tell_parents(write_fd: int) -> None:
+    """Of this process, until nobody listens."""
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            os.write(write_fd, b"%d " % os.getppid())
+            time.sleep(0.01)
+
+
+def test_orphans_are_adopted_for_no_longer_than_it_takes(master: Master) -> None:
+    assert master.hears(master.server.link).kind is Kind.READY
+    with master.worker() as (pid, link, _):
+        assert master.hears(link).kind is Kind.READY
+        read_fd, write_fd = os.pipe()
+        between = os.fork()
+        if between == 0:
+            try:
+                os.close(read_fd)
+                if os.fork() == 0:
+                    tell_parents(write_fd)
+            finally:
+                os._exit(0)
+        os.waitpid(between, 0)
+        os.close(write_fd)
+        parents: set[int] = set()
+        while not parents - {between}:
+            parents |= {int(number) for number in os.read(read_fd, 4096).split()}
+        os.close(read_fd)  # which ends it
+        assert os.getpid() not in parents
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("top", "why"),
+    [("raise RuntimeError('no database')", "no database"), ("import missing", "missing"), ("1 +", "invalid syntax")],
+)
+def test_an_import_that_fails_is_told(tmp_path: Path, top: str, why: str) -> None:
+    master = Master(tmp_path, top)
+    message = master.hears(master.server.link)
+    assert message.kind is Kind.FAILED
+    assert message.text.startswith('Cannot import the application "origin:app": importing it failed:')
+    assert why in message.text
+    assert os.waitstatus_to_exitcode(os.waitpid(master.server.pid, 0)[1]) == 3
+    master.places.close()
+
+
+def test_one_that_is_gone_is_no_help(master: Master) -> None:
+    assert master.hears(master.server.link).kind is Kind.READY
+    os.kill(master.server.pid, signal.SIGKILL)
+    os.waitpid(master.server.pid, 0)
+    with pytest.raises(Unanswered, match="does not answer"), master.worker():
+        pass
+
+
+def test_one_that_was_stopped_is_not_waited_for_for_ever(master: Master) -> None:
+    assert master.hears(master.server.link).kind is Kind.READY
+    os.kill(master.server.pid, signal.SIGSTOP)
+    master.server._orders.settimeout(0.1)
+    expected = rf"^the fork server \(pid {master.server.pid}\) does not answer$"
+    with pytest.raises(Unanswered, match=expected), master.worker():
+        pass
+
+
+def test_it_goes_with_its_master(tmp_path: Path) -> None:
+    for top in ("", "import time\ntime.sleep(600)"):
+        master = Master(tmp_path, top)
+        if not top:
+            assert master.hears(master.server.link).kind is Kind.READY
+        master.server.close()
+        status = os.waitpid(master.server.pid, 0)[1]
+        assert os.WIFEXITED(status) or os.WTERMSIG(status) == signal.SIGIO
+        master.server.stacks.close()
+        master.places.close()
+
+
+def test_it_needs_an_import_string() -> None:
+    with pytest.raises(ConfigError, match=r"^preload: an application object is loaded already"):
+        serve(Config(lambda scope: None, preload=True))
+
+
+def test_it_needs_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ladybug.launch.sys.platform", "darwin")
+    with pytest.raises(ConfigError, match=r"^preload: this needs Linux"):
+        serve(Config("origin:app", preload=True))
