@@ -143,6 +143,33 @@ def test_a_stream_that_never_pauses_leaves_room_for_others(server: Server) -> No
     assert server.read_note(key)["oserror"]
 
 
+def test_a_broadcast_that_never_pauses_leaves_room_for_others(server: Server) -> None:
+    """No single WebSocket gets many messages in a row; the application sends many all the same."""
+    key = fresh_key()
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(connect(server)).open("/crowd") for _ in range(100)]
+        shouter = stack.enter_context(connect(server)).open(f"/shout?{key}")
+        stop = threading.Event()
+
+        def take() -> None:
+            while not stop.is_set():
+                for peer in peers:
+                    if peer.readable(0):
+                        peer.socket.recv(65536)
+
+        taker = threading.Thread(target=take, daemon=True)
+        taker.start()
+        try:
+            others_are_served(server)
+        finally:
+            stop.set()
+            taker.join()
+        for peer in peers:
+            peer.reset()
+        assert server.read_note(key) == "alone"
+        shouter.expect_closed_by_server(1000)
+
+
 def test_a_stream_of_small_messages_nobody_takes_stops_the_application(server: Server) -> None:
     key = fresh_key()
     memory = Memory(server)

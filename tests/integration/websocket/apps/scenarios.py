@@ -706,6 +706,31 @@ async def stream_small(scope: Scope, receive: Receive, send: Send) -> None:
         report(scope, describe(error))
 
 
+_crowd: list[Send] = []
+
+
+@app.route
+async def crowd(scope: Scope, receive: Receive, send: Send) -> None:
+    """Hears what is said at /shout."""
+    await accept(receive, send)
+    _crowd.append(send)
+    await until_disconnect(receive)
+    _crowd.remove(send)
+
+
+@app.route
+async def shout(scope: Scope, receive: Receive, send: Send) -> None:
+    """Speaks to the crowd without ever pausing, to each in turn, until it is gone: it must not keep the loop to itself."""
+    await accept(receive, send)
+    while _crowd:
+        for hearer in tuple(_crowd):
+            try:
+                await hearer({"type": "websocket.send", "text": "tick"})
+            except OSError:
+                await asyncio.sleep(0)  # its own application is to hear of it
+    report(scope, "alone")
+
+
 @app.route
 async def one_message(scope: Scope, receive: Receive, send: Send) -> None:
     await accept(receive, send)
