@@ -363,6 +363,7 @@ class Master:
                         self._places.turn_away()
                     self._places.close()
                 case Announce():
+                    self._config.workers = self._supervisor.size  # scaled meanwhile, or by our predecessor
                     announce(self._config, self._addresses)
                     self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
                     self._succeed()

@@ -89,7 +89,6 @@ class Inheritance:
             adopted = {fd: socket.socket(fileno=fd) for fd in {fd for slot in self.fds for fd in slot}}
         except OSError as error:
             raise StartupError(f"The sockets of the predecessor cannot be taken over: {error.strerror}.") from error
-        config.workers = len(self.fds)  # the predecessor's may have been scaled
         return [[adopted[fd] for fd in slot] for slot in self.fds]
 
     def say_ready(self) -> None:

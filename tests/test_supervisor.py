@@ -858,6 +858,17 @@ def test_a_slot_that_goes_away_stays_while_a_successor_may_use_its_listeners() -
     assert fleet.slots == {0}
 
 
+def test_a_reload_while_a_successor_starts_is_one() -> None:
+    fleet = booted(1)
+    fleet.upgrade()
+    fleet.reload()
+    fleet.boot(102)
+    assert (fleet.reloads, fleet.successor) == (1, "starting")
+    fleet.succeed()
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
 def test_a_stop_stops_the_successor_too() -> None:
     fleet = booted(1)
     fleet.upgrade()

@@ -556,6 +556,37 @@ def test_ctl_tells_why_it_came_to_nothing(control: Control) -> None:
         assert server.wait() == 0
 
 
+@once
+def test_ctl_does_not_promise_what_will_not_be_done(control: Control) -> None:
+    operator = Operator(control)
+    with fleet(control, *operator.option, "--shutdown-delay", "600") as server:
+        code, text = operator.types("scale", "501")
+        assert (code, "More than 500 workers" in text) == (1, True)
+        assert operator.types("stop") == (0, "Stopping.\n")
+        for command in (("reload",), ("scale", "3"), ("upgrade",)):
+            code, text = operator.types(*command)
+            assert code == 1, text
+        assert operator.types("stop", "--wait") == (0, "Stopping.\nStopped.\n")
+        assert server.process.wait(1) == 0
+
+
+@once
+def test_a_fleet_that_is_scaled_while_it_boots_says_how_large_it_is(control: Control) -> None:
+    operator = Operator(control)
+    control.boot("hang")
+    server = Server(APP, *operator.option, workers=1, env={"CONTROL": str(control.directory)})
+    try:
+        (hanging,) = control.wait_for("importing")
+        control.boot("")
+        assert operator.types("scale", "2")[0] == 0
+        assert operator.types("reload", "--wait")[0] == 0
+        server.output.wait_for(r"2 workers \u00b7 ")
+        eventually(lambda: is_gone(hanging), "the one that hung to go")
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
 @linux
 @once
 def test_the_number_of_workers_stays_while_a_successor_starts(control: Control) -> None:
