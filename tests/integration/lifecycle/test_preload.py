@@ -553,3 +553,17 @@ def test_a_new_master_takes_over_under_load(control: Control) -> None:
         server.check_log()
     finally:
         server.kill()
+
+
+@once
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_privileges_are_dropped_before_the_application_is_imported(control: Control) -> None:
+    """The group alone, because not every user can read this Python; the user is in test_operations.py."""
+    with fleet(control, "--group", "65534") as server:
+        (note,) = control.directory.glob("importing-*")
+        assert note.stat().st_gid == 65534
+        old = workers_of(server)[1]
+        os.kill(old, SIGKILL)
+        await_successor(server, 1, old)
+        reload(server)
+        assert all(set(psutil.Process(pid).gids()) == {65534} for pid in children_of(server.pid))
