@@ -332,7 +332,7 @@ class Master:
                     self._spawn(action)
                 case LoadAnew():
                     if self._config.preload:
-                        self._preload.renew()
+                        self._preload.renew(time.monotonic())
                 case Signal(pid, number):
                     self._kill(pid, number)
                 case AskStacks(pid):
@@ -424,7 +424,7 @@ class Master:
         slot, now = spawn.slot, time.monotonic()
         source = None
         try:
-            if self._config.preload and (source := self._preload.source()) is None:
+            if self._config.preload and (source := self._preload.source(now)) is None:
                 self._waiting.append(spawn)
                 return
             child = self._start_worker(spawn, source)

@@ -80,7 +80,7 @@ class World:
 
     def asks(self) -> object:
         """As somebody does who wants a worker."""
-        return self.preload.source()
+        return self.preload.source(self.now)
 
     def says(self, server: MadeUpServer, kind: Kind, text: str = "") -> None:
         server.link.messages.append(Message(kind, text))
@@ -112,10 +112,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World()
-    monkeypatch.setattr("ladybug.preload.time.monotonic", lambda: world.now)
-    return world
+def world() -> World:
+    return World()
 
 
 @pytest.fixture(autouse=True)
@@ -243,7 +241,7 @@ def test_one_that_does_not_answer_is_killed_and_the_next_asked_for(world: World)
 
 def reload_begins(world: World) -> tuple[MadeUpServer, MadeUpServer]:
     old = world.ready()
-    world.preload.renew()
+    world.preload.renew(world.now)
     assert world.asks() is None, "old code is no longer wanted"
     return old, world.last
 
@@ -270,7 +268,7 @@ def test_after_a_reload_that_was_abandoned_the_old_one_is_back(world: World) -> 
 
 def test_new_code_that_cannot_be_imported_is_told_to_whoever_asks_first_and_then_forgotten(world: World) -> None:
     old = world.ready()
-    world.preload.renew()
+    world.preload.renew(world.now)
     world.says(world.last, Kind.FAILED, "no database")
     assert world.failure()[1] == "no database"
     world.preload.reloaded(is_complete=False)
@@ -280,7 +278,7 @@ def test_new_code_that_cannot_be_imported_is_told_to_whoever_asks_first_and_then
 def test_a_reload_for_which_there_is_no_process_fails_as_well(world: World) -> None:
     old = world.ready()
     world.is_full = True
-    world.preload.renew()
+    world.preload.renew(world.now)
     assert world.failure() == ("The fork server cannot be started", "no more processes")
     world.preload.reloaded(is_complete=False)
     assert world.asks() is old
@@ -288,12 +286,12 @@ def test_a_reload_for_which_there_is_no_process_fails_as_well(world: World) -> N
 
 def test_a_reload_that_begins_again_goes_back_to_the_first(world: World) -> None:
     old, second = reload_begins(world)
-    world.preload.renew()
+    world.preload.renew(world.now)
     assert second.killed == [signal.SIGKILL], "it boots what is not wanted any more"
     third = world.last
     world.says(third, Kind.READY)
     assert world.asks() is third
-    world.preload.renew()
+    world.preload.renew(world.now)
     fourth = world.last
     world.says(fourth, Kind.READY)
     assert third.killed == [signal.SIGKILL] and old.killed == []
@@ -315,7 +313,7 @@ def test_deaths_during_a_reload(world: World, is_complete: bool) -> None:
 def test_a_stop_is_the_end_of_all_of_them(world: World) -> None:
     _, new = reload_begins(world)
     world.says(new, Kind.READY)
-    world.preload.renew()
+    world.preload.renew(world.now)
     world.preload.stop()
     assert [server.killed for server in world.started] == [[signal.SIGKILL] * 2] * 3
     world.preload.stop()
