@@ -22,7 +22,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from setproctitle import setproctitle
@@ -180,6 +180,7 @@ class Master:
             self._preload.stop()
             for pid in self._preload.pids():
                 _wait_for(pid, 0)
+            self._preload.forget()
             self._places.close()
             if self._control is not None:
                 self._control.close()
@@ -251,7 +252,7 @@ class Master:
 
     def _reap(self) -> None:
         """Collect the processes that have ended, each after its last words."""
-        for pid, returncode in _ended({*self._children, *self._preload.pids()}):
+        for pid, returncode in _ended(lambda: [*self._children, *self._preload.pids()]):
             if pid not in self._children:
                 self._preload.exited(pid, returncode, time.monotonic())
                 continue
@@ -327,7 +328,7 @@ class Master:
                     self._spawn(action)
                 case LoadAnew():
                     if self._config.preload:
-                        self._preload.renew()
+                        self._preload.renew(time.monotonic())
                 case Signal(pid, number):
                     self._kill(pid, number)
                 case AskStacks(pid):
@@ -421,7 +422,7 @@ class Master:
         slot, now = spawn.slot, time.monotonic()
         source = None
         try:
-            if self._config.preload and (source := self._preload.source()) is None:
+            if self._config.preload and (source := self._preload.source(now)) is None:
                 self._waiting.append(spawn)
                 return
             child = self._start_worker(spawn, source)
@@ -458,15 +459,16 @@ class Master:
 
     def _fork(self, slot: int, record: Record, source: "ForkServer | None") -> "_Child":
         """Make the two pipes and the process at their other ends. Raises OSError, and has then made nothing."""
-        place = self._places.get(slot)
         with contextlib.ExitStack() as on_failure:
             stacks = Stacks()
             on_failure.callback(stacks.close)
             link, link_of_worker = open_pipe(on_failure)
             lifeline_of_worker, lifeline = open_pipe(on_failure)
-            if source is None or place is None:
+            if source is None:
                 pid = os.fork()
             else:
+                place = self._places.get(slot)
+                assert place is not None, "a slot that waits for its worker is not closed"
                 pid = source.fork(slot, record.number, place, link_of_worker, lifeline_of_worker, stacks)
             on_failure.pop_all()
         child = _Child(pid, MasterLink(link), lifeline, record, stacks)
@@ -632,14 +634,15 @@ class _Child:
         os.close(self.lifeline)
 
 
-def _ended(children: Collection[int]) -> Iterator[tuple[int, int]]:
+def _ended(children: Callable[[], list[int]]) -> Iterator[tuple[int, int]]:
     """Reap those of `children` that have ended: pid, and exit code or negative signal number."""
     if os.getpid() == 1:
         while (ended := _wait_for(-1)) is not None and ended[0] != 0:
-            if ended[0] in children:
+            # Asked each time: one that has ended was perhaps forked for the one before.
+            if ended[0] in children():
                 yield ended
         return
-    for pid in list(children):
+    for pid in children():
         ended = _wait_for(pid)
         if ended is None:
             yield pid, LOST_RETURNCODE

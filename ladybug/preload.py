@@ -18,7 +18,6 @@ No asyncio: the master imports this room.
 
 import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING
@@ -70,7 +69,7 @@ class Preload:
 
     # -- what the master asks
 
-    def source(self) -> "ForkServer | None":
+    def source(self, now: float) -> "ForkServer | None":
         """Who is to fork a worker; None while it boots. Raises NotLoaded, and OSError if it cannot be forked."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -78,7 +77,7 @@ class Preload:
         if self.current is not None and not self._is_outdated:
             return self.current
         if self.candidate is None:
-            self._begin()
+            self._begin(now)
         self._is_wanted = True
         return None
 
@@ -125,7 +124,7 @@ class Preload:
         if self._start_at <= now:
             self._start_at = inf
             try:
-                self._begin()
+                self._begin(now)
             except OSError as error:
                 self._failed("The fork server cannot be started", str(error), now)
 
@@ -161,7 +160,7 @@ class Preload:
 
     # -- what the supervisor wants
 
-    def renew(self) -> None:
+    def renew(self, now: float) -> None:
         """A reload begins, perhaps not for the first time: what is there now is imported."""
         self._is_outdated = True
         self._failure = None
@@ -170,9 +169,9 @@ class Preload:
         if self.candidate is not None:
             self._give_up(self.candidate, signal.SIGKILL)
         try:
-            self._begin()
+            self._begin(now)
         except OSError as error:
-            self._failed("The fork server cannot be started", str(error), time.monotonic())
+            self._failed("The fork server cannot be started", str(error), now)
 
     def reloaded(self, *, is_complete: bool) -> None:
         """It is over. If it was abandoned, who served before goes on, and so does what they were forked of."""
@@ -210,10 +209,10 @@ class Preload:
 
     # -- inside
 
-    def _begin(self) -> None:
+    def _begin(self, now: float) -> None:
         self.candidate = self._start()
         self._start_at = inf
-        self._deadline = time.monotonic() + self._boot
+        self._deadline = now + self._boot
 
     def _promote(self, candidate: "ForkServer") -> None:
         if self.current is not None:

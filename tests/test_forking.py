@@ -29,6 +29,6 @@ def test_streams_that_cannot_be_flushed_are_left_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdout", closed)
     monkeypatch.setattr(sys, "stderr", buffered)
     flush()
-    assert buffered.buffer.getvalue() == b"said"  # type: ignore[attr-defined]
+    assert buffered.buffer.getvalue() == b"said"
     monkeypatch.setattr(sys, "stdout", None)
     flush()

@@ -10,7 +10,6 @@ from typing import cast
 
 import pytest
 
-from ladybug import preload as room
 from ladybug.fork_server import ForkServer
 from ladybug.link import Kind, Message
 from ladybug.preload import NotLoaded, Preload
@@ -79,15 +78,19 @@ class World:
     def last(self) -> MadeUpServer:
         return self.started[-1]
 
+    def asks(self) -> object:
+        """As somebody does who wants a worker."""
+        return self.preload.source(self.now)
+
     def says(self, server: MadeUpServer, kind: Kind, text: str = "") -> None:
         server.link.messages.append(Message(kind, text))
         self.preload.hear(self.now)
 
     def ready(self) -> MadeUpServer:
         """Somebody wants a worker, and the fork server for it gets ready."""
-        assert self.preload.source() is None
+        assert self.asks() is None
         self.says(self.last, Kind.READY)
-        assert self.preload.source() is self.last
+        assert self.asks() is self.last
         return self.last
 
     def ends(self, server: MadeUpServer, returncode: int = -9) -> None:
@@ -104,15 +107,13 @@ class World:
 
     def failure(self) -> tuple[str, str]:
         with pytest.raises(NotLoaded) as raised:
-            self.preload.source()
+            self.asks()
         return raised.value.what, raised.value.why
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World()
-    monkeypatch.setattr(room.time, "monotonic", lambda: world.now)
-    return world
+def world() -> World:
+    return World()
 
 
 @pytest.fixture(autouse=True)
@@ -125,33 +126,33 @@ def test_nobody_is_started_before_somebody_asks(world: World) -> None:
     world.preload.tick(world.now)
     assert world.started == [] and world.preload.next_deadline() is None
     first = world.ready()
-    assert world.preload.source() is first and len(world.started) == 1
+    assert world.asks() is first and len(world.started) == 1
     assert world.preload.pids() == [first.pid]
     assert list(world.preload.interests()) == []
     assert world.preload.next_deadline() is None
 
 
 def test_who_waits_is_told_once_what_has_failed_and_the_next_begins_again(world: World) -> None:
-    assert world.preload.source() is None
+    assert world.asks() is None
     assert list(world.preload.interests()) == [world.last.link.fd]
     world.says(world.last, Kind.FAILED, "no database")
     assert world.failure() == ("The fork server (pid 1) could not start", "no database")
     world.ends(world.last, 3)
-    assert world.preload.source() is None
+    assert world.asks() is None
     assert len(world.started) == 2
 
 
 def test_one_that_cannot_be_forked_is_an_error_of_who_asks(world: World) -> None:
     world.is_full = True
     with pytest.raises(BlockingIOError):
-        world.preload.source()
+        world.asks()
 
 
 @pytest.mark.parametrize(
     ("returncode", "stacks", "why"), [(-11, "main thread", "it was here\nmain thread"), (5, "", "")]
 )
 def test_one_that_dies_while_it_boots_has_failed(world: World, returncode: int, stacks: str, why: str) -> None:
-    assert world.preload.source() is None
+    assert world.asks() is None
     world.last.stacks.text = stacks
     world.ends(world.last, returncode)
     what = "was killed by signal 11 (SIGSEGV)" if stacks else "exited with code 5"
@@ -159,7 +160,7 @@ def test_one_that_dies_while_it_boots_has_failed(world: World, returncode: int, 
 
 
 def test_the_last_words_of_one_that_is_gone_are_heard(world: World) -> None:
-    assert world.preload.source() is None
+    assert world.asks() is None
     world.last.link.messages.append(Message(Kind.FAILED, "no database"))
     world.ends(world.last, 3)
     assert world.failure() == ("The fork server (pid 1) could not start", "no database")
@@ -167,7 +168,7 @@ def test_the_last_words_of_one_that_is_gone_are_heard(world: World) -> None:
 
 
 def test_one_that_takes_too_long_is_aborted_then_killed(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    assert world.preload.source() is None
+    assert world.asks() is None
     assert world.sleeps() == BOOT
     slow = world.last
     assert slow.killed == [signal.SIGABRT]
@@ -185,7 +186,7 @@ def test_one_that_takes_too_long_is_aborted_then_killed(world: World, caplog: py
 
 def test_a_boot_may_last_for_ever(world: World) -> None:
     world.preload = Preload(cast("Callable[[], ForkServer]", world.start), 0.0)
-    assert world.preload.source() is None
+    assert world.asks() is None
     assert world.preload.next_deadline() is None
 
 
@@ -206,7 +207,7 @@ def test_whoever_needs_a_worker_does_not_wait_for_that(world: World) -> None:
     for _ in RESPAWN_DELAYS:
         world.ends(world.last)
         before = len(world.started)
-        assert world.preload.source() is None
+        assert world.asks() is None
         assert len(world.started) == before + 1
         world.says(world.last, Kind.READY)
 
@@ -226,7 +227,7 @@ def test_a_replacement_that_fails_while_nobody_waits_is_logged_and_tried_again(
     world.is_full = False
     assert world.sleeps() == 2.0
     world.says(world.last, Kind.READY)
-    assert world.preload.source() is world.last
+    assert world.asks() is world.last
 
 
 def test_one_that_does_not_answer_is_killed_and_the_next_asked_for(world: World) -> None:
@@ -240,62 +241,62 @@ def test_one_that_does_not_answer_is_killed_and_the_next_asked_for(world: World)
 
 def reload_begins(world: World) -> tuple[MadeUpServer, MadeUpServer]:
     old = world.ready()
-    world.preload.renew()
-    assert world.preload.source() is None, "old code is no longer wanted"
+    world.preload.renew(world.now)
+    assert world.asks() is None, "old code is no longer wanted"
     return old, world.last
 
 
 def test_after_a_reload_the_old_one_leaves(world: World) -> None:
     old, new = reload_begins(world)
     world.says(new, Kind.READY)
-    assert world.preload.source() is new
+    assert world.asks() is new
     assert old.killed == []
     world.preload.reloaded(is_complete=True)
     assert old.killed == [signal.SIGKILL] and new.killed == []
     world.ends(old)
-    assert world.preload.source() is new
+    assert world.asks() is new
 
 
 def test_after_a_reload_that_was_abandoned_the_old_one_is_back(world: World) -> None:
     old, new = reload_begins(world)
     world.says(new, Kind.READY)
-    assert world.preload.source() is new
+    assert world.asks() is new
     world.preload.reloaded(is_complete=False)
     assert new.killed == [signal.SIGKILL] and old.killed == []
-    assert world.preload.source() is old
+    assert world.asks() is old
 
 
 def test_new_code_that_cannot_be_imported_is_told_to_whoever_asks_first_and_then_forgotten(world: World) -> None:
     old = world.ready()
-    world.preload.renew()
+    world.preload.renew(world.now)
     world.says(world.last, Kind.FAILED, "no database")
     assert world.failure()[1] == "no database"
     world.preload.reloaded(is_complete=False)
-    assert world.preload.source() is old
+    assert world.asks() is old
 
 
 def test_a_reload_for_which_there_is_no_process_fails_as_well(world: World) -> None:
     old = world.ready()
     world.is_full = True
-    world.preload.renew()
+    world.preload.renew(world.now)
     assert world.failure() == ("The fork server cannot be started", "no more processes")
     world.preload.reloaded(is_complete=False)
-    assert world.preload.source() is old
+    assert world.asks() is old
 
 
 def test_a_reload_that_begins_again_goes_back_to_the_first(world: World) -> None:
     old, second = reload_begins(world)
-    world.preload.renew()
+    world.preload.renew(world.now)
     assert second.killed == [signal.SIGKILL], "it boots what is not wanted any more"
     third = world.last
     world.says(third, Kind.READY)
-    assert world.preload.source() is third
-    world.preload.renew()
+    assert world.asks() is third
+    world.preload.renew(world.now)
     fourth = world.last
     world.says(fourth, Kind.READY)
     assert third.killed == [signal.SIGKILL] and old.killed == []
     world.preload.reloaded(is_complete=False)
-    assert world.preload.source() is old
+    assert world.asks() is old
     assert sorted(world.preload.pids()) == [server.pid for server in world.started]
 
 
@@ -312,7 +313,7 @@ def test_deaths_during_a_reload(world: World, is_complete: bool) -> None:
 def test_a_stop_is_the_end_of_all_of_them(world: World) -> None:
     _, new = reload_begins(world)
     world.says(new, Kind.READY)
-    world.preload.renew()
+    world.preload.renew(world.now)
     world.preload.stop()
     assert [server.killed for server in world.started] == [[signal.SIGKILL] * 2] * 3
     world.preload.stop()

@@ -67,6 +67,14 @@ def fork_servers_of(server: Server) -> list[int]:
     return [pid for pid in children_of(server.pid) if title_of(pid).startswith("ladybug: fork server [")]
 
 
+def pss(pid: int) -> int:
+    """Proportional set size in KiB: a page that n processes share counts 1/n."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise LookupError("Pss")
+
+
 def await_successor(server: Server, number: int, old: int) -> int:
     """The pid of the worker that took the place of `old`, once it is ready."""
     server.output.wait_for(rf"Worker {number} \(pid {old}\) is ready[\s\S]*Worker {number} \(pid \d+\) is ready")

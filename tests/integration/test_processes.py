@@ -24,6 +24,7 @@ from tests.integration.fleet import (
     await_successor,
     children_of,
     is_gone,
+    pss,
     title_of,
     workers_of,
 )
@@ -129,14 +130,6 @@ def test_a_worker_holds_no_pipe_of_its_master_or_of_other_workers(control: Contr
         assert [len(held & of_master) for held in (first, second, third)] == [2, 2, 2], "link and lifeline"
         assert not first & second and not second & third and not third & first
         assert len(of_master) == 1 + 6, "the signals' pipe, and each worker's two"
-
-
-def pss(pid: int) -> int:
-    """Proportional set size in KiB: a page that n processes share counts 1/n."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise LookupError("Pss")
 
 
 @linux
