@@ -29,6 +29,14 @@ def milliseconds(ticks: i64) -> int:
     return int(int(ticks - 1) * TICK * 1000)
 
 
+def next_due(last: float, now: float, period: float) -> float:
+    """When a timer that was due at `last` (0: never yet) is due again: at whole multiples of `period`, so that timers whose
+    periods are multiples of each other wake the process together. What was missed is not made up for."""
+    due = last + period
+    # Timers fire a little early or late; anything else is another time.
+    return due if now < due < now + 1.5 * period else math.floor(now / period) * period + period
+
+
 @mypyc_attr(native_class=True)
 @final
 class Deadlines:
@@ -45,6 +53,7 @@ class Deadlines:
         self.now: i64 = 1
         self.at: vec[i64] = vec[i64]()
         self.timer: Any = None
+        self.due = 0.0  # when it is to fire
 
     def set(self, fd: i64, ticks: i64) -> None:
         """Expire `ticks` from now; NEVER for no deadline."""
@@ -59,15 +68,19 @@ class Deadlines:
     def keep_running(self) -> None:
         """Sweep from now on, until stop()."""
         if self.timer is None:
-            self.timer = self.loop.call_later(TICK, self.sweep)
+            self._set_timer()
 
     def stop(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
+    def _set_timer(self) -> None:
+        self.due = next_due(self.due, self.loop.time(), TICK)
+        self.timer = self.loop.call_at(self.due, self.sweep)
+
     def sweep(self) -> None:
-        self.timer = self.loop.call_later(TICK, self.sweep)
+        self._set_timer()
         self.now += 1
         now = self.now
         fd: i64 = 0

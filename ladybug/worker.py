@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from setproctitle import setproctitle
 
 from ladybug.about import announce
+from ladybug.deadlines import next_due
 from ladybug.env_file import reload_env_file
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
 from ladybug.forking import flush
@@ -467,6 +468,7 @@ class _Worker(_Serving):
         self._channel = ties.channel
         self._receiver: Receiver | None = None
         self._is_retiring = False
+        self._beat_at = 0.0
         self._too_fat = 0  # how often in a row
 
     def _take_signals(self) -> None:
@@ -523,7 +525,8 @@ class _Worker(_Serving):
 
     def _beat(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._record.beat(time.monotonic(), server.connections, server.in_flight, server.requests)
-        loop.call_later(BEAT, self._beat, server, loop)
+        self._beat_at = next_due(self._beat_at, loop.time(), BEAT)
+        loop.call_at(self._beat_at, self._beat, server, loop)
 
     def _weigh(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         from psutil import Process

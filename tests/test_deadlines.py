@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladybug.deadlines import NEVER, TICK, Deadlines, milliseconds, ticks
+from ladybug.deadlines import NEVER, TICK, Deadlines, milliseconds, next_due, ticks
 
 
 class Timer:
-    """What call_later() returns."""
+    """What call_at() returns."""
 
     def __init__(self, at: float, callback: Callable[[], None]) -> None:
         self.at = at
@@ -31,8 +31,11 @@ class Clock:
         self.now = 0.0
         self.timers: list[Timer] = []
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        self.timers.append(Timer(self.now + delay, callback))
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(when, callback))
         return self.timers[-1]
 
     def running(self) -> list[Timer]:
@@ -102,6 +105,21 @@ def test_never_early_and_at_most_a_tick_late(seconds: float, phase: float) -> No
     assert fd == 3
     assert end - begin >= seconds - 1e-6
     assert end - begin <= seconds + 2 * TICK + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "expected"),
+    [
+        pytest.param(0.0, 100.1, 100.5, id="never yet"),
+        pytest.param(100.5, 100.5, 101.0, id="on time"),
+        pytest.param(100.5, 100.499, 101.0, id="a little early: not once more for the same time"),
+        pytest.param(100.5, 100.7, 101.0, id="late"),
+        pytest.param(100.5, 160.7, 161.0, id="very late: once, and then as ever"),
+        pytest.param(160.5, 100.2, 100.5, id="the clock is another's"),
+    ],
+)
+def test_timers_keep_to_whole_multiples(last: float, now: float, expected: float) -> None:
+    assert next_due(last, now, 0.5) == expected
 
 
 def test_a_deadline_comes_once() -> None:

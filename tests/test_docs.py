@@ -152,7 +152,7 @@ def options_in(page: Path) -> set[str]:
 def test_pages_name_only_options_that_are_there() -> None:
     known = {option for row in SETTINGS for option in row.flag.split("/")} | {"--version", "--help"}
     uvicorns = {f"--{name.replace('_', '-')}" for name in NOT_SUPPORTED}
-    gunicorns = {f"--{name.replace('_', '-')}" for name in GUNICORN} | {"--preload"}
+    gunicorns = {f"--{name.replace('_', '-')}" for name in GUNICORN}
     families = {"--ssl-"}
     pages = ("README.md", "docs/protocol.md", "docs/signals.md", "docs/deployment.md")
     named = set().union(*(options_in(ROOT / page) for page in pages))
