@@ -6,8 +6,8 @@ application's to check (section 10.2), extensions are deflate.py's.
 
 import re
 from base64 import b64encode
-from hashlib import sha1
-from typing import Final, final
+from importlib import import_module
+from typing import Any, Final, final
 
 from mypy_extensions import mypyc_attr
 
@@ -16,6 +16,16 @@ from ladybug.protocol.deflate import read_offers
 from ladybug.protocol.errors import Refusal
 from ladybug.protocol.fields import NO_BODY, RequestHead
 
+
+def find_sha1() -> Any:
+    """CPython's own, where it was built with it, as random.py takes sha512; hashlib begins with OpenSSL, half a MiB."""
+    try:
+        return import_module("_sha1").sha1
+    except ImportError:
+        return import_module("hashlib").sha1
+
+
+SHA1: Final[Any] = find_sha1()
 # Section 4.2.1 item 5: "a base64-encoded value that, when decoded, is 16 bytes in length"
 KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 # Section 1.3
@@ -76,7 +86,7 @@ def read_handshake(head: RequestHead) -> Handshake | Refusal:
 
 def accept_token(key: bytes) -> bytes:
     """The value of Sec-WebSocket-Accept that answers `key` (section 4.2.2 item 5.4)."""
-    return b64encode(sha1(key + GUID, usedforsecurity=False).digest())
+    return b64encode(SHA1(key + GUID, usedforsecurity=False).digest())
 
 
 def _values(head: RequestHead, wanted: bytes) -> list[bytes]:
