@@ -301,6 +301,8 @@ class Server:
         if running:
             logger.error("Cancelling what did not finish in time (requests: %d).", len(running))
         for exchange in running:
+            if not exchange.leaving and exchange.may_leave(True, True):
+                exchange.leave()  # a stop that was cut short has not come to that yet
             exchange.cancel()
         self._escalate.clear()
         await self._settle(CANCEL_GRACE)

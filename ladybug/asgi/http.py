@@ -58,6 +58,7 @@ class HttpExchange(Exchange):
         self.body_delivered = False  # the application knows
         self.half_closed = False  # because the client has closed its half of the connection
         self.expelled = False  # send() raises, because the server stops and the application was told so
+        self.overdue = False  # the server stops, and cannot wait for it any longer
         self.told = False  # the application was told http.disconnect before its response was complete
         self.is_denial = False  # it answers a WebSocket's handshake, and is logged as that (websocket.py)
         # Response
@@ -119,6 +120,10 @@ class HttpExchange(Exchange):
             self.expelled = True
             if self.wire is None:
                 self.cancel()
+
+    def cancel(self) -> None:
+        self.overdue = True
+        super().cancel()
 
     def is_stream(self) -> bool:
         """Whether a response is under way whose end nobody but the application knows."""
@@ -431,7 +436,7 @@ class HttpExchange(Exchange):
         return failed and not self.told
 
     def fail(self, wire: Wire) -> None:
-        """500 if nothing was said yet; otherwise the client must see that the response is cut short."""
+        """An error if nothing was said yet; otherwise the client must see that the response is cut short."""
         if self.told and self.half_closed:
             if self.state != START:
                 self._record_access(wire)
@@ -453,12 +458,13 @@ class HttpExchange(Exchange):
                 wire.exchange_complete(False)
             return
         self.persist = False
-        content = b"Internal Server Error"
+        # RFC 9110 section 15.6.5 speaks of gateways; nothing else tells "too late" from "wrong".
+        content = b"Gateway Timeout" if self.overdue else b"Internal Server Error"
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(content))]
         writer = wire.cork()
-        self.status = 500
-        self.service.head_writer.write_start(writer, 500, headers)
-        self._frame(self.service.head_writer, writer, 500, False)
+        self.status = 504 if self.overdue else 500
+        self.service.head_writer.write_start(writer, self.status, headers)
+        self._frame(self.service.head_writer, writer, self.status, False)
         if self.framing != NO_CONTENT:
             writer.write(content)
         self._complete(wire)
