@@ -91,6 +91,7 @@ class Server:
     Attributes:
         sockets: the listening sockets, while it serves.
         started: see Started.
+        on_started: called once when it is about to take the first connection: nothing of the application's comes between.
         on_retire: called once when limit_max_requests is reached; None: the server stops by itself.
     """
 
@@ -98,6 +99,7 @@ class Server:
         self.config = config
         self.sockets: list[socket.socket] = []
         self.started = Started()
+        self.on_started: Callable[[], None] | None = None
         self.on_retire: Callable[[], None] | None = None
         self._app = app
         self._service: Service | None = None
@@ -274,6 +276,8 @@ class Server:
             self._acceptors.append(acceptor)
             acceptor.begin()
         self.started.set(True)
+        if self.on_started is not None:
+            self.on_started()
 
     def _retire(self) -> None:
         if self.on_retire is not None:

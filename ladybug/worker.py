@@ -212,16 +212,15 @@ class _Serving:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         server = Server(self.config, app=self._app)
+        server.on_started = lambda: self._settle_in(server)
         server.on_retire = lambda: self.retire("has served its number of requests")
         self.prepare(server, loop)
         if not self._load(server):
             return
         self._take_over(server, loop)
-        starting = loop.create_task(self._wait_until_ready(server))
         try:
             await server.serve(self.listeners)
         finally:
-            starting.cancel()
             self._let_go(loop)
 
     def _load(self, server: Server) -> bool:
@@ -237,16 +236,15 @@ class _Serving:
             self._is_loading = False
         return True
 
-    async def _wait_until_ready(self, server: Server) -> None:
-        if await server.started.wait():
-            # What is loaded by now stays: the collector need not look at it again.
-            gc.collect()
-            gc.freeze()
-            # A batch of requests is a few thousand objects at a time, all freed by reference count: no reason to look for
-            # cycles in each. Worth 5 % with 1,000 connections. What the application chose for itself stays.
-            if gc.get_threshold()[0] in GC_DEFAULTS:
-                gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
-            self.ready(server)
+    def _settle_in(self, server: Server) -> None:
+        # What is loaded by now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        # A batch of requests is a few thousand objects at a time, all freed by reference count: no reason to look for cycles
+        # in each. Worth 5 % with 1,000 connections. What the application chose for itself stays.
+        if gc.get_threshold()[0] in GC_DEFAULTS:
+            gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
+        self.ready(server)
 
     # -- what a kind adds
 
@@ -254,7 +252,7 @@ class _Serving:
         """The server is made, the application not imported yet."""
 
     def ready(self, server: Server) -> None:
-        """The server accepts connections."""
+        """The server accepts connections, from the loop's next turn on: whatever the first request does, this was said."""
         self.is_ready = True
 
     def draining(self) -> None:
@@ -484,20 +482,19 @@ class _Worker(_Serving):
         loop.add_reader(self._lifeline, self._orphaned, loop)
 
     def ready(self, server: Server) -> None:
-        if not self.is_ready:
-            super().ready(server)
-            loop = asyncio.get_running_loop()
-            self._record.set_state(State.SERVING)
-            self._beat(server, loop)
-            if self.config.limit_worker_rss is not None:
-                self._weigh(self.config.limit_worker_rss, loop)
-            self._link.send(Kind.READY)
-            if self._receiver is not None:
-                self._receiver.begin()
-            if self.config.limit_worker_lifetime:
-                lifetime = self.config.limit_worker_lifetime
-                lifetime += random.uniform(0, self.config.limit_worker_lifetime_jitter)
-                loop.call_later(lifetime, self.retire, f"has served for {lifetime:.0f} s")
+        super().ready(server)
+        loop = asyncio.get_running_loop()
+        self._record.set_state(State.SERVING)
+        self._beat(server, loop)
+        if self.config.limit_worker_rss is not None:
+            self._weigh(self.config.limit_worker_rss, loop)
+        self._link.send(Kind.READY)
+        if self._receiver is not None:
+            self._receiver.begin()
+        if self.config.limit_worker_lifetime:
+            lifetime = self.config.limit_worker_lifetime
+            lifetime += random.uniform(0, self.config.limit_worker_lifetime_jitter)
+            loop.call_later(lifetime, self.retire, f"has served for {lifetime:.0f} s")
 
     def draining(self) -> None:
         super().draining()
@@ -509,8 +506,6 @@ class _Worker(_Serving):
         """Ask for a successor, once."""
         if self.server is not None and not self._is_retiring:
             self._is_retiring = True
-            # The last of its requests may have come before it could say that it takes any.
-            self.ready(self.server)
             self._link.send(Kind.RETIRING, why)
 
     def on_stop(self) -> None:

@@ -269,6 +269,19 @@ def test_connections_in_the_queue_of_a_killed_worker_are_served_by_its_successor
         assert old not in answers
 
 
+def test_a_worker_is_ready_before_its_first_request_is_taken_whatever_that_does(control: Control) -> None:
+    """A request that blocks the event loop waits for whoever takes its place, and must not hide that it is there."""
+    with fleet(control, workers=1) as server, server.connect() as client:
+        (old,) = workers_of(server).values()
+        os.kill(old, SIGSTOP)
+        client.send(request_bytes("/block"))
+        os.kill(old, SIGKILL)
+        new = await_successor(server, 1, old)
+        control.wait_for("blocking")
+        os.kill(new, SIGKILL)
+        await_successor(server, 1, new)
+
+
 @once
 def test_a_worker_whose_event_loop_is_ended_by_the_application_is_replaced(control: Control) -> None:
     with fleet(control, workers=1) as server, server.connect() as client:
