@@ -298,8 +298,10 @@ class Supervisor:
             while self.size < size:
                 self._add_slot()
             while self.size > size:
-                last = max(number for number, slot in self._slots.items() if not slot.is_closing)
-                self._slots[last].close_at = now + LAST_HANDSHAKES
+                # Who serves is missed; of equals the last one goes.
+                remaining = [number for number, slot in self._slots.items() if not slot.is_closing]
+                least = min(remaining, key=lambda number: (number in self._route, -number))
+                self._slots[least].close_at = now + LAST_HANDSHAKES
             if size != before:
                 self._log(INFO, f"From {_count(before, 'worker')} to {size}")
         return self._decide(now)

@@ -750,6 +750,18 @@ def test_a_slot_less_is_steered_around_drained_and_closed_last() -> None:
     assert fleet.in_slot(2) == [104], "the number is free again"
 
 
+def test_a_slot_less_is_one_where_nobody_serves() -> None:
+    fleet = booted(3)
+    fleet.exit(101, -9)
+    fleet.scale(-1)
+    fleet.obey()
+    fleet.hold_still(103)
+    fleet.pass_time(LAST_HANDSHAKES)
+    assert (fleet.slots, fleet.route) == ({1, 2}, {1})
+    fleet.scale(-1)
+    assert fleet.told[102] == [] and fleet.told[103] == [SIGTERM]
+
+
 def test_a_slot_that_goes_away_can_come_back() -> None:
     fleet = booted(2)
     fleet.scale(-1)
