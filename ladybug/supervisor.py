@@ -206,6 +206,8 @@ class Supervisor:
             process.retires = True
             process.goes_because = text
             self._log(INFO, f"{process.name} {text} and gets a successor")
+        elif process.state is Worker.LEAVING and report is Report.READY:
+            process.heard = now
         return self._decide(now)
 
     def exited(self, pid: int, returncode: int, now: float, in_flight: int = 0, stacks: str = "") -> list[Action]:
@@ -234,7 +236,12 @@ class Supervisor:
                 process.deadline += now - self._now
         for pid, beat in beats.items():
             process = self._by_pid[pid]
-            if process.state in SERVES and beat > process.heard:
+            # One that was never heard of boots, and its record shows when that began.
+            if not 0.0 < process.heard < beat:
+                continue
+            if process.state is Worker.LEAVING:
+                process.heard = beat
+            elif process.state in SERVES:
                 if process.state is Worker.BLOCKED:
                     self._log(INFO, f"{process.name} runs its event loop again, after {beat - process.heard:.0f} s")
                 process.state = Worker.SERVING
@@ -291,8 +298,10 @@ class Supervisor:
             while self.size < size:
                 self._add_slot()
             while self.size > size:
-                last = max(number for number, slot in self._slots.items() if not slot.is_closing)
-                self._slots[last].close_at = now + LAST_HANDSHAKES
+                # Who serves is missed; of equals the last one goes.
+                remaining = [number for number, slot in self._slots.items() if not slot.is_closing]
+                least = min(remaining, key=lambda number: (number in self._route, -number))
+                self._slots[least].close_at = now + LAST_HANDSHAKES
             if size != before:
                 self._log(INFO, f"From {_count(before, 'worker')} to {size}")
         return self._decide(now)
@@ -439,10 +448,12 @@ class Supervisor:
             self._actions.append(StopSuccessor())
         if self.fleet in TOLD:
             self._tell(self._by_pid.values(), TOLD[self.fleet], now)
+            if self.fleet is Fleet.LEAVING:
+                self._direct(now)
         elif self.fleet is not Fleet.OVER:
             # In this order: a slot that goes away gets nothing new before its worker is told, and who left his place in
             # this turn is missed in this turn.
-            self._direct()
+            self._direct(now)
             for slot in list(self._slots.values()):
                 self._relieve(slot, now)
             for slot in list(self._slots.values()):
@@ -457,12 +468,12 @@ class Supervisor:
         actions, self._actions = self._actions, []
         return actions
 
-    def _direct(self) -> None:
+    def _direct(self, now: float) -> None:
         """Let new connections go to who is well."""
         well = frozenset(
             number
             for number, slot in self._slots.items()
-            if not slot.is_closing and any(worker.state is Worker.SERVING for worker in slot.workers)
+            if not slot.is_closing and any(_is_well(worker, now) for worker in slot.workers)
         )
         if well != self._route:
             self._route = well
@@ -543,6 +554,8 @@ class Supervisor:
     def _deadlines(self) -> Iterator[float]:
         for process in self._by_pid.values():
             yield process.deadline
+            if process.state is Worker.LEAVING and _is_well(process, self._now):
+                yield process.heard + SILENCE
         yield self._succeed_by
         if self.fleet is Fleet.LEAVING:
             yield self._leave_at
@@ -584,6 +597,12 @@ class Supervisor:
 
     def _log(self, level: int, text: str) -> None:
         self._actions.append(Log(level, text))
+
+
+def _is_well(process: Process, now: float) -> bool:
+    """Takes connections at this moment. Who was told to leave does so until a stop begins in earnest, and is not watched for
+    anything else."""
+    return process.state is Worker.SERVING or (process.state is Worker.LEAVING and now < process.heard + SILENCE)
 
 
 # -- words

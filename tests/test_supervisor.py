@@ -750,6 +750,18 @@ def test_a_slot_less_is_steered_around_drained_and_closed_last() -> None:
     assert fleet.in_slot(2) == [104], "the number is free again"
 
 
+def test_a_slot_less_is_one_where_nobody_serves() -> None:
+    fleet = booted(3)
+    fleet.exit(101, -9)
+    fleet.scale(-1)
+    fleet.obey()
+    fleet.hold_still(103)
+    fleet.pass_time(LAST_HANDSHAKES)
+    assert (fleet.slots, fleet.route) == ({1, 2}, {1})
+    fleet.scale(-1)
+    assert fleet.told[102] == [] and fleet.told[103] == [SIGTERM]
+
+
 def test_a_slot_that_goes_away_can_come_back() -> None:
     fleet = booted(2)
     fleet.scale(-1)
@@ -977,6 +989,27 @@ def test_a_delayed_stop_says_goodbye_first() -> None:
     assert fleet.exit_code == 0
 
 
+def test_until_a_delayed_stop_begins_nobody_waits_for_who_died_or_stands_still() -> None:
+    fleet = booted(4, delay=10.0)
+    fleet.exit(104, -9)
+    assert fleet.route == {0, 1, 2}
+    fleet.stop()
+    fleet.tick(0.5)
+    assert fleet.route == {0, 1, 2}
+    fleet.boot(105)
+    assert fleet.route == {0, 1, 2, 3}, "who booted meanwhile takes its share"
+    fleet.exit(101, -9)
+    assert fleet.route == {1, 2, 3}
+    fleet.hold_still(102)
+    fleet.pass_time(SILENCE)
+    assert fleet.route == {2, 3}
+    fleet.still.clear()
+    fleet.tick(0.5)
+    assert fleet.route == {1, 2, 3}
+    fleet.pass_time(10)
+    assert list(fleet.told.values()) == [[SIGUSR2], *[[SIGUSR2, SIGTERM]] * 2, [], [SIGUSR2, SIGTERM]]
+
+
 def test_a_second_stop_ends_the_delay() -> None:
     fleet = booted(1, delay=10.0)
     fleet.stop()
@@ -1199,10 +1232,10 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @invariant()
     def connections_are_routed_to_who_serves(self) -> None:
-        if self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING):
+        if self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
             for slot in self.fleet.route:
-                pids = self.fleet.in_slot(slot)
-                assert any(self.states.get(pid) is Worker.SERVING and not self.fleet.told[pid] for pid in pids)
+                pids = [pid for pid in self.fleet.in_slot(slot) if self.fleet.told[pid] in ([], [SIGUSR2])]
+                assert any(self.states.get(pid) is Worker.SERVING for pid in pids)
 
     @invariant()
     def there_is_always_a_slot(self) -> None:

@@ -658,6 +658,30 @@ def test_a_delayed_stop_serves_on_and_says_goodbye(control: Control, workers: in
         assert server.wait(10) == 0
 
 
+@linux
+@once
+@pytest.mark.parametrize("how", ["killed", "blocked"])
+def test_nobody_waits_for_who_dies_or_blocks_during_a_delay(control: Control, how: str) -> None:
+    with fleet(control, "--shutdown-delay", "600") as server, server.connect() as client:
+        victim = client.request("/").value()
+        server.signal(SIGTERM)
+        eventually(lambda: "leaving" in title_of(victim), "the goodbye to begin")
+        if how == "killed":
+            os.kill(victim, SIGKILL)
+            eventually(lambda: is_gone(victim), "it to be gone")
+        else:
+            client.send(request_bytes("/block"))
+            control.wait_for("blocking")
+        with Load(server, closing=4) as load:
+            load.wait_for_answers(100)
+        assert load.failures == []
+        assert victim not in load.answers
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, SIGKILL)
+        server.signal(SIGTERM)
+        assert server.wait(10) == 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_second_signal_ends_the_delay(control: Control, workers: int) -> None:
     with fleet(control, "--shutdown-delay", "600", workers=workers) as server:
