@@ -63,7 +63,7 @@ from ladybug.control import (
     waiting_connections,
     whole_argument,
 )
-from ladybug.exceptions import STARTUP_FAILURE
+from ladybug.exceptions import STARTUP_FAILURE, StartupError
 from ladybug.forking import flush, open_pipe
 from ladybug.link import (
     KILL_MARGIN,
@@ -415,7 +415,11 @@ class Master:
             if self._pid_file is not None:
                 self._pid_file.take_over()
             inheritance.say_ready()
-            self._control = open_control(self._config.control_socket, self._commands(), replace=True)
+            try:
+                self._control = open_control(self._config.control_socket, self._commands(), replace=True)
+            except StartupError as error:
+                # Our predecessor is leaving: whoever is served is worth more than who commands.
+                logger.error("ladybug ctl will not find this server: %s", error)
 
     def _spawn(self, spawn: Spawn) -> None:
         """Answer it; with --preload, and no fork server yet, later."""
