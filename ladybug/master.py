@@ -546,7 +546,7 @@ class Master:
         def upgrade(request: Mapping[str, Any]) -> Mapping[str, Any]:
             answer = self._obeyed(supervisor.upgrade_requested(time.monotonic()), "A new master is starting.")
             if not supervisor.is_upgrading:
-                raise Refused(supervisor.message or "The server is not serving.")
+                raise Refused(f"{supervisor.message}.")
             return answer
 
         return {

@@ -212,6 +212,20 @@ def test_a_successor_serves_although_its_path_cannot_be_had(tmp_path: Path) -> N
         server.kill()
 
 
+def test_an_upgrade_is_refused_while_a_worker_leaves(operator: Operator) -> None:
+    with operator.server() as server:
+        leaving = operator.status()["slots"][1]["workers"][0]["pid"]
+        os.kill(leaving, signal.SIGSTOP)  # so that it does not leave before we ask
+        assert operator.types("scale", "1").returncode == 0
+        ran = operator.types("upgrade")
+        assert (ran.returncode, ran.stderr) == (
+            1,
+            "Error: Worker 2 is still leaving, and there is no upgrade until it has gone.\n",
+        )
+        os.kill(leaving, signal.SIGCONT)
+        assert server.request("/").status == 200
+
+
 def test_clients_that_say_nothing_hold_up_neither_the_server_nor_its_stop(operator: Operator) -> None:
     with contextlib.ExitStack() as clients, operator.server() as server:
         for _ in range(5):
