@@ -380,7 +380,8 @@ class Master:
 
     def _kill(self, pid: int, number: signal.Signals) -> None:
         if self._children[pid].is_alive:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # the program that called `ladybug.run` may have reaped it
+                os.kill(pid, number)
 
     def _open_place(self, slot: int) -> None:
         now = time.monotonic()
