@@ -47,6 +47,8 @@ MOST_CLIENTS = 8
 QUEUE = 64
 # Seconds from connecting to having taken the whole answer.
 PATIENCE = 5.0
+# Seconds until another attempt when somebody waits and cannot be accepted, above all for want of descriptors.
+RETRY = 0.5
 
 # Arguments of a request in, members of the answer out; for Refused, the error.
 Command = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -116,34 +118,47 @@ class ControlServer:
         self.path = path
         self._commands = commands
         self._clients: list[_Client] = []
+        self._accept_at: float | None = None  # after an error: until then the listener is not polled
         self._listener = _listen(path)
         self._identity = _identity(path)
 
     def interests(self) -> Iterator[tuple[int, int]]:
         """What to poll for: descriptors and events of poll(2)."""
-        if len(self._clients) < MOST_CLIENTS:
+        if self._accept_at is None and len(self._clients) < MOST_CLIENTS:
             yield self._listener.fileno(), select.POLLIN
         for client in self._clients:
             yield client.fd, select.POLLOUT if client.has_asked else select.POLLIN
 
     def next_deadline(self) -> float | None:
         """When `serve` has to be called if nothing happens before; None: never."""
-        return min((client.deadline for client in self._clients), default=None)
+        deadlines = [client.deadline for client in self._clients]
+        if self._accept_at is not None:
+            deadlines.append(self._accept_at)
+        return min(deadlines, default=None)
 
     def serve(self, now: float) -> None:
         """Do all that can be done without waiting: accept, read, obey, answer, and let go of who takes too long."""
-        while len(self._clients) < MOST_CLIENTS:
-            try:
-                connection = self._listener.accept()[0]
-            except OSError:
-                break  # there is none; or no descriptor for it, and it goes on waiting
-            self._clients.append(_Client(connection, now + PATIENCE))
+        if self._accept_at is None or self._accept_at <= now:
+            self._accept(now)
         for client in self._clients:
             client.serve(self._answer)
             client.is_over |= client.deadline <= now
             if client.is_over:
                 client.close()
         self._clients = [client for client in self._clients if not client.is_over]
+
+    def _accept(self, now: float) -> None:
+        self._accept_at = None
+        while len(self._clients) < MOST_CLIENTS:
+            try:
+                connection = self._listener.accept()[0]
+            except BlockingIOError:
+                return
+            except OSError:
+                # Who could not be accepted goes on waiting, so the listener stays readable: polled, it would never rest.
+                self._accept_at = now + RETRY
+                return
+            self._clients.append(_Client(connection, now + PATIENCE))
 
     def close(self) -> None:
         """The end: let the last answers go, remove the path if it is still ours."""

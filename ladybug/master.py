@@ -63,7 +63,7 @@ from ladybug.control import (
     waiting_connections,
     whole_argument,
 )
-from ladybug.exceptions import STARTUP_FAILURE
+from ladybug.exceptions import STARTUP_FAILURE, StartupError
 from ladybug.forking import flush, open_pipe
 from ladybug.link import (
     KILL_MARGIN,
@@ -380,7 +380,8 @@ class Master:
 
     def _kill(self, pid: int, number: signal.Signals) -> None:
         if self._children[pid].is_alive:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # the program that called `ladybug.run` may have reaped it
+                os.kill(pid, number)
 
     def _open_place(self, slot: int) -> None:
         now = time.monotonic()
@@ -415,7 +416,11 @@ class Master:
             if self._pid_file is not None:
                 self._pid_file.take_over()
             inheritance.say_ready()
-            self._control = open_control(self._config.control_socket, self._commands(), replace=True)
+            try:
+                self._control = open_control(self._config.control_socket, self._commands(), replace=True)
+            except StartupError as error:
+                # Our predecessor is leaving: whoever is served is worth more than who commands.
+                logger.error("ladybug ctl will not find this server: %s", error)
 
     def _spawn(self, spawn: Spawn) -> None:
         """Answer it; with --preload, and no fork server yet, later."""
@@ -542,7 +547,7 @@ class Master:
         def upgrade(request: Mapping[str, Any]) -> Mapping[str, Any]:
             answer = self._obeyed(supervisor.upgrade_requested(time.monotonic()), "A new master is starting.")
             if not supervisor.is_upgrading:
-                raise Refused(supervisor.message or "The server is not serving.")
+                raise Refused(f"{supervisor.message}.")
             return answer
 
         return {

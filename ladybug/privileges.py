@@ -16,6 +16,7 @@ The master imports this room.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import stat
@@ -43,17 +44,27 @@ def identity_of(config: "Config") -> Identity | None:
     """
     if config.user is None and config.group is None:
         return None
-    uid, gid, name = os.getuid(), os.getgid(), ""
-    if config.user is not None:
-        uid, gid, name = _user(config.user, has_group=config.group is not None)
-    if config.group is not None:
-        gid = _group(config.group)
+    wanted = _look_up(config.user, config.group)
     if os.geteuid() == 0:
-        # Never those that root has: with --group alone, they would undo it.
-        return Identity(uid, gid, tuple(os.getgrouplist(name, gid)) if name else (gid,))
-    if (uid, gid) == (os.getuid(), os.getgid()):
+        return wanted
+    if (wanted.uid, wanted.gid) == (os.getuid(), os.getgid()):
         return None
     raise StartupError("--user and --group need root: start the server as root, or as that user without them.")
+
+
+@functools.cache
+def _look_up(user: str | None, group: str | None) -> Identity:
+    """In the system's tables, once, at the start: they can be a directory server's, which may not answer later on.
+
+    So a process that serves neither waits for it nor fails with it, and all workers are the same user.
+    """
+    uid, gid, name = os.getuid(), os.getgid(), ""
+    if user is not None:
+        uid, gid, name = _user(user, has_group=group is not None)
+    if group is not None:
+        gid = _group(group)
+    # Never those that root has: with --group alone, they would undo it.
+    return Identity(uid, gid, tuple(os.getgrouplist(name, gid)) if name else (gid,))
 
 
 def drop_privileges(config: "Config") -> None:

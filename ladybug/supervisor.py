@@ -333,13 +333,18 @@ class Supervisor:
         """USR2: have another master take over."""
         if self.is_upgrading:
             self._log(WARNING, "A successor is starting already")
-        elif self.fleet is Fleet.RUNNING:
+        elif self.fleet is not Fleet.RUNNING:
+            self.message = "An upgrade is for a fleet that serves"
+            self._log(WARNING, self.message)
+        elif leaving := [number + 1 for number, slot in self._slots.items() if slot.is_closing]:
+            # A successor would inherit its listeners, and serve there again.
+            self.message = f"Worker {leaving[0]} is still leaving, and there is no upgrade until it has gone"
+            self._log(WARNING, self.message)
+        else:
             self.message = ""
             self._log(INFO, "Upgrading: starting a successor of this master")
             self._succeed_by = now + (self._timeouts.boot or LONGEST_UPGRADE) + SUCCESSION
             self._actions.append(StartSuccessor())
-        else:
-            self._log(WARNING, "An upgrade is for a fleet that serves")
         return self._decide(now)
 
     def successor_failed(self, why: str, now: float) -> list[Action]:
@@ -507,8 +512,8 @@ class Supervisor:
         return not slot.serving or not any(other.has_heir for other in self._slots.values())
 
     def _may_close(self, slot: Slot) -> bool:
-        """True if nobody is there, or on the way there. A successor has the same listeners, and may yet use them."""
-        return not (slot.workers or slot.is_spawning or slot.is_being_closed or self.is_upgrading)
+        """True if nobody is there, or on the way there."""
+        return not (slot.workers or slot.is_spawning or slot.is_being_closed)
 
     def _close(self, slot: Slot, now: float) -> None:
         if slot.close_at <= now and self._may_close(slot):

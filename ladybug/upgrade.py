@@ -154,12 +154,15 @@ class Successor:
 
     def kill(self, number: signal.Signals) -> None:
         """Only while the keeper has not been reaped."""
-        os.kill(self.main_pid, number)
+        with contextlib.suppress(ProcessLookupError):  # the keeper has reaped it, and is about to end
+            os.kill(self.main_pid, number)
 
     def let_go(self) -> None:
         """It is ready: from now on it is nobody's child but process 1's."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        # Unless the keeper has ended, and the program that called `ladybug.run` has reaped it.
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
     def close(self) -> None:
         os.close(self.fd)

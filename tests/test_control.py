@@ -22,6 +22,7 @@ from ladybug.control import (
     MOST_CLIENTS,
     MOST_REQUEST,
     PATIENCE,
+    RETRY,
     ControlServer,
     Refused,
     ask,
@@ -34,7 +35,7 @@ from ladybug.control import (
 )
 from ladybug.exceptions import StartupError
 from tests.control_server import Master
-from tests.pair import DEADLINE, Records, captured_log
+from tests.pair import DEADLINE, Records, captured_log, no_descriptors_left
 
 
 def echo(request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -208,6 +209,22 @@ def test_deadlines_are_told(path: str) -> None:
         assert server.next_deadline() == 100.0 + PATIENCE
         server.serve(100.0 + PATIENCE)
         assert server.next_deadline() is None
+    server.close()
+
+
+def test_who_cannot_be_accepted_for_want_of_descriptors_waits_and_nobody_spins(path: str) -> None:
+    server = ControlServer(path, COMMANDS)
+    with connected(path) as client:
+        client.sendall(b'{"command": "echo"}\n')
+        with no_descriptors_left():
+            for now in (100.0, 100.0 + RETRY / 2, 100.0 + RETRY):
+                server.serve(now)
+                assert list(server.interests()) == [], "the listener is readable all the time"
+            assert server.next_deadline() == 100.0 + 2 * RETRY
+        server.serve(100.0 + 2 * RETRY)
+        assert json.loads(rest(client))["ok"]
+    assert server.next_deadline() is None
+    assert len(list(server.interests())) == 1
     server.close()
 
 

@@ -68,6 +68,19 @@ def test_names_that_are_not_there_are_named() -> None:
         identity(group="no-such-group")
 
 
+@needs_root
+def test_the_systems_tables_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be a directory server's; that one may be away when log files are opened anew, or a worker is replaced."""
+    first = identity(user="nobody", group="daemon")
+
+    def away(*_: object) -> object:
+        raise KeyError("not found")
+
+    for module, name in ((pwd, "getpwnam"), (pwd, "getpwuid"), (grp, "getgrnam"), (os, "getgrouplist")):
+        monkeypatch.setattr(module, name, away)
+    assert identity(user="nobody", group="daemon") == first
+
+
 def in_child(act: Callable[[], object]) -> str:
     """What `act` returns in a forked process, in words; whatever it changes is gone with it."""
     reader, writer = os.pipe()

@@ -857,17 +857,31 @@ def test_a_successor_that_takes_too_long_is_stopped() -> None:
     assert fleet.told == {101: []}
 
 
-def test_a_slot_that_goes_away_stays_while_a_successor_may_use_its_listeners() -> None:
+def test_there_is_no_successor_until_a_slot_that_goes_away_has_gone() -> None:
+    """It would inherit the listeners, and serve there again."""
     fleet = booted(2)
     fleet.scale(-1)
+    fleet.upgrade()
     fleet.obey()
     fleet.upgrade()
+    assert fleet.successor is None
+    refusal = "Worker 2 is still leaving, and there is no upgrade until it has gone"
+    assert fleet.texts(WARNING) == [refusal, refusal]
+    assert fleet.supervisor.message == refusal
+    fleet.pass_time(2 * LAST_HANDSHAKES)
+    assert fleet.slots == {0}
+    fleet.upgrade()
+    assert (fleet.successor, fleet.supervisor.message) == ("starting", "")
+
+
+def test_the_number_of_slots_stays_while_a_successor_starts() -> None:
+    fleet = booted(2)
+    fleet.upgrade()
+    fleet.scale(-1)
     fleet.scale(+1)
     fleet.pass_time(2 * LAST_HANDSHAKES)
     assert fleet.slots == {0, 1}
-    assert fleet.texts(WARNING) == ["The number of workers stays while a successor starts"]
-    fleet.fail_to_succeed()
-    assert fleet.slots == {0}
+    assert fleet.texts(WARNING) == ["The number of workers stays while a successor starts"] * 2
 
 
 def test_a_reload_while_a_successor_starts_is_one() -> None:

@@ -95,6 +95,15 @@ def test_a_successor_can_be_killed() -> None:
         assert end_of(heir) == -signal.SIGTERM
 
 
+def test_who_is_gone_cannot_be_killed_and_need_not_be() -> None:
+    """The keeper reaps the successor, and whoever embeds the server may reap the keeper."""
+    with listener() as first:
+        heir = successor([[first]], sys.executable, "-c", "")
+        assert end_of(heir) == 0
+        heir.kill(signal.SIGTERM)
+        heir.let_go()
+
+
 def test_slots_that_shared_a_listener_still_do() -> None:
     with listener() as first:
         ready, say = os.pipe()

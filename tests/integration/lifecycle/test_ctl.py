@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.integration.support import (
+    DEADLINE,
     Server,
     eventually,
     serve,
@@ -186,6 +188,42 @@ def test_what_a_killed_server_left_is_replaced(operator: Operator) -> None:
     assert "left over from a server that is gone" in ran.stderr
     with operator.server() as server:
         assert operator.status()["pid"] == server.pid
+
+
+def test_a_successor_serves_although_its_path_cannot_be_had(tmp_path: Path) -> None:
+    """By the time it would open it, its predecessor is leaving: nobody else would serve."""
+    private = tmp_path / "private"
+    private.mkdir()
+    operator = Operator(private)
+    server = Server(APP, workers=1, env=operator.env)
+    try:
+        server.wait_until_listening()
+        shutil.rmtree(private)
+        server.signal(signal.SIGUSR2)
+        assert server.process.wait(DEADLINE) == 0
+        text = server.output.wait_for(r"ladybug ctl will not find this server: .*/control\.sock cannot be made: .*")[0]
+        assert text.endswith("No such file or directory. Choose another --control-socket.")
+        assert server.request("/").status == 200
+        # A process group of its own: who is left of it is the successor and its worker.
+        os.killpg(server.pid, signal.SIGTERM)
+        server.output.wait_until_closed()
+        server.check_log()
+    finally:
+        server.kill()
+
+
+def test_an_upgrade_is_refused_while_a_worker_leaves(operator: Operator) -> None:
+    with operator.server() as server:
+        leaving = operator.status()["slots"][1]["workers"][0]["pid"]
+        os.kill(leaving, signal.SIGSTOP)  # so that it does not leave before we ask
+        assert operator.types("scale", "1").returncode == 0
+        ran = operator.types("upgrade")
+        assert (ran.returncode, ran.stderr) == (
+            1,
+            "Error: Worker 2 is still leaving, and there is no upgrade until it has gone.\n",
+        )
+        os.kill(leaving, signal.SIGCONT)
+        assert server.request("/").status == 200
 
 
 def test_clients_that_say_nothing_hold_up_neither_the_server_nor_its_stop(operator: Operator) -> None:
