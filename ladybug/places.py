@@ -10,6 +10,7 @@ all of them, as the master does, and does what the supervisor's Route means:
 Rule: a listener is closed when its queue is empty and nothing new gets there. Until then it is looked after.
 """
 
+import contextlib
 import logging
 import select
 import socket
@@ -48,6 +49,12 @@ class Place:
         for fd in self.fds:
             poll.register(fd, select.POLLIN)
         return not poll.poll(0)
+
+    def leave(self) -> None:
+        """Out of the groups, at once: a child that was forked a moment ago may still have the listeners. Nothing waits here."""
+        for listener in self.own:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         self.channel.close()
@@ -159,7 +166,9 @@ class Places:
 
     def _close(self, slot: int) -> None:
         self._closing.discard(slot)
-        self._places.pop(slot).close()
+        place = self._places.pop(slot)
+        place.leave()
+        place.close()
         self._steering.remove(slot)
         self._steer()
 

@@ -41,6 +41,16 @@ def received(made: Places, slot: int) -> int:
     return count
 
 
+def waiting(listener: socket.socket) -> int:
+    """How many wait in a listener's queue; they are taken."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count
+
+
 def connected(address: tuple[str, int], count: int) -> list[socket.socket]:
     return [socket.create_connection(address) for _ in range(count)]
 
@@ -56,11 +66,7 @@ def test_what_waits_elsewhere_goes_to_who_receives() -> None:
         made.route(frozenset({1}))
         assert len(list(made.interests(0.0))) == 2 * (SLOTS - 1), "a channel and a listener each"
         assert made.rescue(0.0) == []
-        own = 0
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                listeners[1][0].accept()[0].close()
-                own += 1
+        own = waiting(listeners[1][0])
         rescued = received(made, 1)
         assert rescued > 0
         assert own + rescued == 60
@@ -92,6 +98,22 @@ def test_a_slot_is_closed_when_it_is_empty_and_not_before() -> None:
         assert place is not None
         assert place.listeners[0].getsockname() == listeners[0][0].getsockname()
         assert [member[0] for member in made.in_order()] == [listeners[0][0], listeners[1][0], place.listeners[0]]
+
+
+@linux
+def test_a_slot_that_is_closed_is_out_of_the_group_whoever_still_holds_its_listener() -> None:
+    with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
+        # What a worker has until it lets go of what is not its own.
+        stack.enter_context(listeners[0][0].dup())
+        made.route(frozenset({1, 2}))
+        made.close_when_empty(0)
+        assert made.rescue(0.0) == [0]
+        # The last of the group has taken the index of the first; here the kernel is told so.
+        made.route(frozenset({2}))
+        for client in connected(listeners[1][0].getsockname(), 40):
+            stack.enter_context(client)
+        assert waiting(listeners[1][0]) == 0
+        assert waiting(listeners[2][0]) == 40
 
 
 @linux
