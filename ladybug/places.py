@@ -33,10 +33,10 @@ NO_ROOM = 0.05
 class Place:
     """What belongs to one slot; `own` are the listeners that it shares with no other slot."""
 
-    def __init__(self, listeners: list[socket.socket], *, shared: bool) -> None:
+    def __init__(self, listeners: list[socket.socket], channel: Channel, *, shared: bool) -> None:
         self.listeners = listeners
         self.own = [] if shared else listeners
-        self.channel = Channel()
+        self.channel = channel
 
     @property
     def fds(self) -> list[int]:
@@ -71,7 +71,9 @@ class Places:
     def __init__(self, config: "Config", listeners: list[list[socket.socket]], *, inherited: bool = False) -> None:
         self._config = config
         self._is_shared = is_shared(config)
-        self._places = {slot: Place(of_slot, shared=self._is_shared) for slot, of_slot in enumerate(listeners)}
+        self._places = {
+            slot: Place(of_slot, Channel(), shared=self._is_shared) for slot, of_slot in enumerate(listeners)
+        }
         self._steering = Steering(listeners, inherited=inherited)
         self._rescuer = Rescuer()
         self.receiving = frozenset[int]()
@@ -91,9 +93,15 @@ class Places:
     def open(self, slot: int) -> None:
         """A slot more, beside any other. Raises OSError."""
         beside = next(iter(self._places.values()))
-        place = Place(join_listeners(self._config, beside.listeners), shared=self._is_shared)
-        self._places[slot] = place
-        self._steering.add(slot, place.listeners)
+        # The channel first: a listener that is closed again takes with it who has come to it meanwhile.
+        channel = Channel()
+        try:
+            listeners = join_listeners(self._config, beside.listeners)
+        except OSError:
+            channel.close()
+            raise
+        self._places[slot] = Place(listeners, channel, shared=self._is_shared)
+        self._steering.add(slot, listeners)
         self._steer()
 
     def close_when_empty(self, slot: int) -> None:

@@ -41,6 +41,10 @@ def received(made: Places, slot: int) -> int:
     return count
 
 
+def open_descriptors() -> set[str]:
+    return {fd.name for fd in Path("/proc/self/fd").iterdir()}
+
+
 def waiting(listener: socket.socket) -> int:
     """How many wait in a listener's queue; they are taken."""
     count = 0
@@ -134,6 +138,29 @@ def test_who_finds_no_room_looks_again_a_moment_later() -> None:
         assert deadline is not None and deadline > 10.0
         assert list(made.interests(10.0)) == [], "a queue that stays readable would wake the master for nothing"
         assert list(made.interests(deadline)) != []
+
+
+@linux
+def test_a_slot_that_cannot_be_opened_has_made_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with places(Config("m:a", port=0)) as (made, listeners):
+        with monkeypatch.context() as patch:
+            joined: list[object] = []
+            patch.setattr("ladybug.places.Channel", refuse)
+            patch.setattr("ladybug.places.join_listeners", lambda *args: joined.append(args))
+            with pytest.raises(OSError, match="Too many open files"):
+                made.open(3)
+            assert joined == [], "nobody may have come to a listener that is closed again"
+        with monkeypatch.context() as patch:
+            patch.setattr("ladybug.places.join_listeners", refuse)
+            before = open_descriptors()
+            with pytest.raises(OSError, match="Too many open files"):
+                made.open(3)
+            assert open_descriptors() == before
+        assert made.get(3) is None
+        assert made.in_order() == listeners
 
 
 def test_a_unix_socket_is_nobodys_own(tmp_path: Path) -> None:
