@@ -166,6 +166,9 @@ class Places:
             elif slot in self._closing:
                 self._close(slot)
                 closed.append(slot)
+        # Also when its slot is well again, and nobody is left alone.
+        if to and not self._rescuer.deliver(to):
+            self._rescue_at = now + NO_ROOM
         return closed
 
     def _left_alone(self) -> list[int]:

@@ -163,6 +163,28 @@ def test_a_slot_that_cannot_be_opened_has_made_nothing(monkeypatch: pytest.Monke
         assert made.in_order() == listeners
 
 
+@linux
+def test_a_connection_that_no_channel_took_is_not_forgotten_when_all_are_well_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everybody = frozenset(range(SLOTS))
+    with places(Config("m:a", port=0)) as (made, listeners):
+        made.route(frozenset({0}))
+        with socket.create_connection(listeners[0][0].getsockname()):
+            made.route(frozenset({1}))
+            with monkeypatch.context() as patch:
+                patch.setattr("ladybug.rescue.Channel.send", lambda *_: False)  # ETOOMANYREFS
+                made.rescue(10.0)
+                assert waiting(listeners[0][0]) == 0
+                made.route(everybody)
+                made.rescue(10.0)
+            deadline = made.next_deadline(10.0)
+            assert deadline is not None
+            made.rescue(deadline)
+            assert sum(received(made, slot) for slot in everybody) == 1
+            assert made.next_deadline(deadline) is None
+
+
 def test_a_unix_socket_is_nobodys_own(tmp_path: Path) -> None:
     with places(Config("m:a", uds=tmp_path / "s")) as (made, listeners):
         made.route(frozenset({1}))
