@@ -91,6 +91,21 @@ def close_listeners(listeners: list[list[socket.socket]]) -> None:
             listener.close()
 
 
+def let_go_of_given(config: "Config", listeners: list[list[socket.socket]]) -> None:
+    """In a forked child: of `listeners` keep no other descriptor that --fd names.
+
+    The number stays taken: the program that called may have a socket object for it, and closes that one day.
+    """
+    ours = {listener.fileno() for slot in listeners for listener in slot}
+    for fd in set(config.fd) - ours:
+        # A successor may have something else there by now.
+        with contextlib.suppress(OSError):
+            if any(os.path.sameopenfile(fd, own) for own in ours):
+                nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                os.dup2(nothing, fd, inheritable=False)
+                os.close(nothing)
+
+
 def turn_away(config: "Config", listeners: list[list[socket.socket]]) -> None:
     """The owner's first act of a stop: let no new connection into the queues, so that they can be emptied and closed.
 

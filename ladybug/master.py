@@ -75,7 +75,7 @@ from ladybug.link import (
     longest_stop,
     title,
 )
-from ladybug.listeners import describe, open_listeners, remove_path
+from ladybug.listeners import describe, let_go_of_given, open_listeners, remove_path
 from ladybug.log import reopen_log_files
 from ladybug.pid_file import PidFile
 from ladybug.places import Places
@@ -503,6 +503,9 @@ class Master:
     def _let_go(self) -> None:
         """In a child: all of this is the master's."""
         self._signals.forget()
+        let_go_of_given(self._config, self._places.in_order())
+        if self._pid_file is not None:
+            self._pid_file.forget()
         for sibling in self._children.values():
             sibling.close()
         self._preload.forget()

@@ -4,6 +4,7 @@
     pid_file.claim()        at the start: StartupError if a running Ladybug has it, a stale one is replaced
     pid_file.take_over()    a successor's, while its predecessor still runs: from now on the file names this process
     pid_file.release()      at the end: removed, if it is still ours
+    pid_file.forget()       in a forked child, which may have fewer rights than the file asks for
 
 Whether the server it names is running is not guessed from the number, which may be somebody else's after a reboot, or
 another's in another container. The owner holds a lock on the file (fcntl(2), advisory record locking) as long as it
@@ -62,6 +63,12 @@ class PidFile:
                 os.unlink(self.path)
         os.close(self._fd)
         self._fd = None
+
+    def forget(self) -> None:
+        """In a forked child: it is its parent's, and so is the lock."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def _try_to_claim(self) -> bool:
         """False if another server has changed the file between two of our steps."""

@@ -10,6 +10,7 @@ all of them, as the master does, and does what the supervisor's Route means:
 Rule: a listener is closed when its queue is empty and nothing new gets there. Until then it is looked after.
 """
 
+import contextlib
 import logging
 import select
 import socket
@@ -32,10 +33,10 @@ NO_ROOM = 0.05
 class Place:
     """What belongs to one slot; `own` are the listeners that it shares with no other slot."""
 
-    def __init__(self, listeners: list[socket.socket], *, shared: bool) -> None:
+    def __init__(self, listeners: list[socket.socket], channel: Channel, *, shared: bool) -> None:
         self.listeners = listeners
         self.own = [] if shared else listeners
-        self.channel = Channel()
+        self.channel = channel
 
     @property
     def fds(self) -> list[int]:
@@ -48,6 +49,12 @@ class Place:
         for fd in self.fds:
             poll.register(fd, select.POLLIN)
         return not poll.poll(0)
+
+    def leave(self) -> None:
+        """Out of the groups, at once: a child that was forked a moment ago may still have the listeners. Nothing waits here."""
+        for listener in self.own:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         self.channel.close()
@@ -64,7 +71,9 @@ class Places:
     def __init__(self, config: "Config", listeners: list[list[socket.socket]], *, inherited: bool = False) -> None:
         self._config = config
         self._is_shared = is_shared(config)
-        self._places = {slot: Place(of_slot, shared=self._is_shared) for slot, of_slot in enumerate(listeners)}
+        self._places = {
+            slot: Place(of_slot, Channel(), shared=self._is_shared) for slot, of_slot in enumerate(listeners)
+        }
         self._steering = Steering(listeners, inherited=inherited)
         self._rescuer = Rescuer()
         self.receiving = frozenset[int]()
@@ -84,9 +93,15 @@ class Places:
     def open(self, slot: int) -> None:
         """A slot more, beside any other. Raises OSError."""
         beside = next(iter(self._places.values()))
-        place = Place(join_listeners(self._config, beside.listeners), shared=self._is_shared)
-        self._places[slot] = place
-        self._steering.add(slot, place.listeners)
+        # The channel first: a listener that is closed again takes with it who has come to it meanwhile.
+        channel = Channel()
+        try:
+            listeners = join_listeners(self._config, beside.listeners)
+        except OSError:
+            channel.close()
+            raise
+        self._places[slot] = Place(listeners, channel, shared=self._is_shared)
+        self._steering.add(slot, listeners)
         self._steer()
 
     def close_when_empty(self, slot: int) -> None:
@@ -151,6 +166,9 @@ class Places:
             elif slot in self._closing:
                 self._close(slot)
                 closed.append(slot)
+        # Also when its slot is well again, and nobody is left alone.
+        if to and not self._rescuer.deliver(to):
+            self._rescue_at = now + NO_ROOM
         return closed
 
     def _left_alone(self) -> list[int]:
@@ -159,7 +177,9 @@ class Places:
 
     def _close(self, slot: int) -> None:
         self._closing.discard(slot)
-        self._places.pop(slot).close()
+        place = self._places.pop(slot)
+        place.leave()
+        place.close()
         self._steering.remove(slot)
         self._steer()
 

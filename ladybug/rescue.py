@@ -119,6 +119,12 @@ class Rescuer:
             moved += 1
         return moved
 
+    def deliver(self, to: Sequence[Channel]) -> bool:
+        """True if nothing is left in hand. What is belongs to no queue any more: nobody else can see it, so call again."""
+        if self._in_hand is not None and (target := self._with_room(to)) is not None and target.send(*self._in_hand):
+            self._drop()
+        return self._in_hand is None
+
     def close(self) -> None:
         """In a forked child, and at the end."""
         if self._in_hand is not None:

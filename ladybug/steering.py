@@ -18,6 +18,7 @@ Where nothing is to be left out no program is attached. Unix sockets, inherited 
 `program` is a pure function; `Steering` keeps count of indices and installs what `program` makes.
 """
 
+import contextlib
 import errno
 import socket
 import struct
@@ -121,14 +122,19 @@ class Steering:
 
     def _install(self, indices: list[int]) -> None:
         """Tell every group, through whichever member; the kernel copies the program."""
-        for listener in self._listeners[self._slots[0]]:
-            try:
+        members = self._listeners[self._slots[0]]
+        try:
+            for listener in members:
                 if len(indices) < len(self._slots):
                     _attach(listener, program(indices))
                 else:
                     _spread(listener, indices)
-            except OSError as error:
-                self.unavailable = f"the kernel refuses it: {error.strerror}"
+        except OSError as error:
+            self.unavailable = f"the kernel refuses it: {error.strerror}"
+            # What it has taken before, here or from a predecessor, would go on with indices that are nobody's or another's.
+            for listener in members:
+                with contextlib.suppress(OSError):
+                    _spread(listener, range(len(self._slots)))
 
 
 def _why_not(listeners: Sequence[Sequence[socket.socket]]) -> str:
@@ -150,7 +156,7 @@ def _attach(listener: socket.socket, instructions: list[Instruction]) -> None:
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, sock_fprog)
 
 
-def _spread(listener: socket.socket, indices: list[int]) -> None:
+def _spread(listener: socket.socket, indices: Collection[int]) -> None:
     """Leave the choice to the kernel again. Linux before 5.3 cannot take a program away: one that leaves nobody out does."""
     try:
         listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)

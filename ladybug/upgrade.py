@@ -84,7 +84,7 @@ class Inheritance:
     def adopt(self, config: "Config") -> list[list[socket.socket]]:
         """The listeners. Slots that shared one share the same object. Raises StartupError."""
         if self.is_given:
-            config.fd = self.fds[0]
+            config.fd = [*config.fd, *self.fds[0]]
         try:
             adopted = {fd: socket.socket(fileno=fd) for fd in {fd for slot in self.fds for fd in slot}}
         except OSError as error:

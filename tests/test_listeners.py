@@ -27,6 +27,7 @@ from ladybug.listeners import (
     describe,
     is_shared,
     join_listeners,
+    let_go_of_given,
     open_listeners,
     remove_path,
     turn_away,
@@ -400,6 +401,21 @@ def test_an_inherited_listener_is_used_and_stays_with_its_owner() -> None:
             socket.create_connection(owner.getsockname()).close()
             assert queued(listeners[0][0]) == 1
         socket.create_connection(owner.getsockname()).close()
+
+
+def test_a_child_keeps_the_number_of_a_given_socket_but_not_the_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given, socket.create_server(("127.0.0.1", 0)) as other:
+        # As a successor has it: listeners that are nobody's copies, and a number that is something else by now.
+        with opened(fd=given.fileno()) as listeners:
+            ours = listeners[0][0].fileno()
+            let_go_of_given(Config("app:app", fd=[given.fileno(), ours, other.fileno()]), listeners)
+            assert os.path.samestat(os.fstat(given.fileno()), Path(os.devnull).stat())
+            assert not os.get_inheritable(given.fileno())
+            for listener in (listeners[0][0], other):
+                socket.create_connection(listener.getsockname()).close()
+            address = listeners[0][0].getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
 
 
 def test_an_inherited_socket_that_is_only_bound_begins_to_listen() -> None:

@@ -171,6 +171,34 @@ def test_a_worker_that_outlives_its_master_does_not_keep_the_next_one_out(path: 
         os.kill(worker, signal.SIGKILL)
 
 
+def test_a_child_that_forgets_it_cannot_write_it_and_leaves_it_to_its_parent(path: Path) -> None:
+    pid_file = PidFile(str(path))
+    pid_file.claim()
+    worker = os.fork()
+    if worker == 0:
+        try:
+            pid_file.forget()
+            held = [os.fstat(fd) for fd in range(256) if is_open(fd)]
+            is_held = any(os.path.samestat(path.stat(), file) for file in held)
+            pid_file.release()  # that is not for the child
+            os._exit(10 if is_held else 0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 0
+    with others(path, 1) as (other,):
+        assert f"(pid {os.getpid()})" in other.does("claim")
+    pid_file.release()
+    assert not path.exists()
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def test_a_successor_takes_it_over_from_a_predecessor_that_still_runs(path: Path, owner: Other) -> None:
     with others(path, 2) as (successor, third):
         assert successor.does("take_over") == "done"

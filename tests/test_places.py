@@ -41,6 +41,20 @@ def received(made: Places, slot: int) -> int:
     return count
 
 
+def open_descriptors() -> set[str]:
+    return {fd.name for fd in Path("/proc/self/fd").iterdir()}
+
+
+def waiting(listener: socket.socket) -> int:
+    """How many wait in a listener's queue; they are taken."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count
+
+
 def connected(address: tuple[str, int], count: int) -> list[socket.socket]:
     return [socket.create_connection(address) for _ in range(count)]
 
@@ -56,11 +70,7 @@ def test_what_waits_elsewhere_goes_to_who_receives() -> None:
         made.route(frozenset({1}))
         assert len(list(made.interests(0.0))) == 2 * (SLOTS - 1), "a channel and a listener each"
         assert made.rescue(0.0) == []
-        own = 0
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                listeners[1][0].accept()[0].close()
-                own += 1
+        own = waiting(listeners[1][0])
         rescued = received(made, 1)
         assert rescued > 0
         assert own + rescued == 60
@@ -95,6 +105,22 @@ def test_a_slot_is_closed_when_it_is_empty_and_not_before() -> None:
 
 
 @linux
+def test_a_slot_that_is_closed_is_out_of_the_group_whoever_still_holds_its_listener() -> None:
+    with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
+        # What a worker has until it lets go of what is not its own.
+        stack.enter_context(listeners[0][0].dup())
+        made.route(frozenset({1, 2}))
+        made.close_when_empty(0)
+        assert made.rescue(0.0) == [0]
+        # The last of the group has taken the index of the first; here the kernel is told so.
+        made.route(frozenset({2}))
+        for client in connected(listeners[1][0].getsockname(), 40):
+            stack.enter_context(client)
+        assert waiting(listeners[1][0]) == 0
+        assert waiting(listeners[2][0]) == 40
+
+
+@linux
 def test_who_finds_no_room_looks_again_a_moment_later() -> None:
     with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
         made.route(frozenset({1}))
@@ -112,6 +138,51 @@ def test_who_finds_no_room_looks_again_a_moment_later() -> None:
         assert deadline is not None and deadline > 10.0
         assert list(made.interests(10.0)) == [], "a queue that stays readable would wake the master for nothing"
         assert list(made.interests(deadline)) != []
+
+
+@linux
+def test_a_slot_that_cannot_be_opened_has_made_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with places(Config("m:a", port=0)) as (made, listeners):
+        with monkeypatch.context() as patch:
+            joined: list[object] = []
+            patch.setattr("ladybug.places.Channel", refuse)
+            patch.setattr("ladybug.places.join_listeners", lambda *args: joined.append(args))
+            with pytest.raises(OSError, match="Too many open files"):
+                made.open(3)
+            assert joined == [], "nobody may have come to a listener that is closed again"
+        with monkeypatch.context() as patch:
+            patch.setattr("ladybug.places.join_listeners", refuse)
+            before = open_descriptors()
+            with pytest.raises(OSError, match="Too many open files"):
+                made.open(3)
+            assert open_descriptors() == before
+        assert made.get(3) is None
+        assert made.in_order() == listeners
+
+
+@linux
+def test_a_connection_that_no_channel_took_is_not_forgotten_when_all_are_well_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everybody = frozenset(range(SLOTS))
+    with places(Config("m:a", port=0)) as (made, listeners):
+        made.route(frozenset({0}))
+        with socket.create_connection(listeners[0][0].getsockname()):
+            made.route(frozenset({1}))
+            with monkeypatch.context() as patch:
+                patch.setattr("ladybug.rescue.Channel.send", lambda *_: False)  # ETOOMANYREFS
+                made.rescue(10.0)
+                assert waiting(listeners[0][0]) == 0
+                made.route(everybody)
+                made.rescue(10.0)
+            deadline = made.next_deadline(10.0)
+            assert deadline is not None
+            made.rescue(deadline)
+            assert sum(received(made, slot) for slot in everybody) == 1
+            assert made.next_deadline(deadline) is None
 
 
 def test_a_unix_socket_is_nobodys_own(tmp_path: Path) -> None:

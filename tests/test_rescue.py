@@ -211,6 +211,20 @@ def test_a_connection_that_is_refused_goes_first_the_next_time(place: MakePlace)
     fickle.close()
 
 
+def test_a_connection_in_hand_is_delivered_when_nobody_is_stuck_any_more(place: MakePlace) -> None:
+    stuck, full = place(), place()
+    client = stuck.connect()
+    rescuer, fickle = Rescuer(), Fickle()
+    assert rescuer.deliver([fickle]), "there is nothing in hand"
+    rescuer.rescue(stuck.listeners, stuck.channel, [fickle])
+    full.fill()
+    assert not rescuer.deliver([full.channel])
+    assert not rescuer.deliver([])
+    assert rescuer.deliver([stuck.channel])
+    assert stuck.received() == [(0, client)]
+    fickle.close()
+
+
 def test_a_connection_in_hand_is_closed_at_the_end(place: MakePlace) -> None:
     stuck = place()
     stuck.connect()

@@ -260,6 +260,19 @@ def test_a_kernel_that_refuses_is_asked_once(group: Group, monkeypatch: pytest.M
     assert group.receivers() == {0, 1, 2, 3}
 
 
+@linux
+def test_a_kernel_that_refuses_later_keeps_nothing_of_what_it_took_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(3, host="localhost")
+    try:
+        assert group.steering.steer({0})
+        monkeypatch.setattr(steering, "_SO_ATTACH_REUSEPORT_CBPF", 9999)
+        assert not group.steering.steer({1, 2})
+        for bind in range(len(group.listeners[0])):
+            assert group.receivers(bind=bind) == {0, 1, 2}
+    finally:
+        group.close()
+
+
 # -- where there is nothing to steer
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGSTOP, SIGTERM
+from signal import SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2
 
 import psutil
 import pytest
@@ -29,6 +29,7 @@ from tests.integration.fleet import (
     workers_of,
 )
 from tests.integration.support import (
+    DEADLINE,
     ROOT,
     Client,
     Program,
@@ -111,6 +112,48 @@ def test_a_worker_holds_the_listener_of_its_slot_and_no_other(control: Control) 
         assert len(of_master) == 3
         assert [len(held) for held in of_workers] == [1, 1, 1]
         assert set.union(*of_workers) == of_master
+
+
+def descriptors_of(pid: int, file: os.stat_result) -> int:
+    """How many descriptors of a file a process has."""
+    return sum(os.path.samestat(fd.stat(), file) for fd in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@linux
+@once
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["forked by the master", "by a fork server"])
+def test_of_a_socket_that_was_given_and_of_the_pid_file_children_hold_what_they_need(
+    control: Control, options: tuple[str, ...]
+) -> None:
+    pid_file = control.directory / "pid"
+
+    def check(master: int) -> None:
+        with Client(given.getsockname()) as client:
+            assert client.request("/").status == 200
+        workers = [pid for pid in children_of(master) if "worker" in title_of(pid)]
+        others = [pid for pid in children_of(master) if "fork server" in title_of(pid)]
+        assert (len(workers), len(others)) == (2, len(options))
+        assert [descriptors_of(pid, os.fstat(fd)) for pid in (*workers, *others)] == [1, 1, *(0 for _ in others)]
+        assert descriptors_of(master, pid_file.stat()) == 1
+        assert [descriptors_of(pid, pid_file.stat()) for pid in (*workers, *others)] == [0, 0, *(0 for _ in others)]
+
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        fd = given.fileno()
+        command = [*server_command(), APP, "--app-dir", str(ROOT), "--fd", str(fd), "--pid-file", str(pid_file)]
+        environment = {"CONTROL": str(control.directory)}
+        program = Program([*command, "--workers", "2", *options], env=environment, pass_fds=(fd,))
+        try:
+            program.output.wait_for("Press Ctrl")
+            check(program.pid)
+            # A successor has the listener itself, without a copy.
+            program.signal(SIGUSR2)
+            assert program.process.wait(DEADLINE) == 0
+            master = int(pid_file.read_text())
+            check(master)
+            os.kill(master, SIGTERM)
+            program.output.wait_until_closed()
+        finally:
+            program.kill()
 
 
 @linux
