@@ -60,8 +60,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ladybug.error")
 
-# Seconds in which an order is done. Two forks take milliseconds; a fork server that was stopped (SIGSTOP) takes for ever.
-PATIENCE = 10.0
+# Seconds in which an order is done; the master is deaf meanwhile. Two forks take milliseconds, some more if the application is
+# large; a fork server that was stopped (SIGSTOP) takes for ever.
+PATIENCE = 2.0
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
