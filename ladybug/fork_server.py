@@ -364,8 +364,9 @@ def _fork_twice(become: Callable[[], NoReturn]) -> tuple[int, int]:
         between = os.fork()
         if between == 0:
             _be_between(tell, start)
-        # When it can be waited for, its child has been given away.
-        os.waitpid(between, 0)
+        # When it has ended, its child has been given away. What was imported may collect children before us (SIGCHLD).
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(between, 0)
         os.set_blocking(told, False)
         try:
             pid, number = _ANSWER.unpack(os.read(told, _ANSWER.size))

@@ -145,6 +145,17 @@ def test_an_import_that_fails_is_told(tmp_path: Path, top: str, why: str) -> Non
     master.places.close()
 
 
+def test_an_import_may_have_children_collected_by_the_kernel(tmp_path: Path) -> None:
+    master = Master(tmp_path, "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+    try:
+        assert master.hears(master.server.link).kind is Kind.READY
+        with master.worker() as (pid, link, _):
+            assert master.hears(link).kind is Kind.READY
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        master.end()
+
+
 def test_one_that_is_gone_is_no_help(master: Master) -> None:
     assert master.hears(master.server.link).kind is Kind.READY
     os.kill(master.server.pid, signal.SIGKILL)
