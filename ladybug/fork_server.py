@@ -35,7 +35,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -60,8 +60,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ladybug.error")
 
-# Seconds in which an order is done. Two forks take milliseconds; a fork server that was stopped (SIGSTOP) takes for ever.
-PATIENCE = 10.0
+# Seconds in which an order is done; the master is deaf meanwhile. Two forks take milliseconds, some more if the application is
+# large; a fork server that was stopped (SIGSTOP) takes for ever.
+PATIENCE = 2.0
 # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
@@ -111,8 +112,12 @@ class ForkServer:
     def name(self) -> str:
         return f"The fork server (pid {self.pid})"
 
-    def fork(self, slot: int, record: int, place: "Place", link: int, lifeline: int, stacks: Stacks) -> int:
+    def fork(
+        self, slot: int, record: int, place: "Place", link: int, lifeline: int, stacks: Stacks, known: Collection[int]
+    ) -> int:
         """Have a worker forked: its process id. What is given is the worker's, and stays open here.
+
+        known       children that are somebody else already
 
         Raises Unanswered if the fork server does not do it, and OSError if it cannot.
         """
@@ -129,6 +134,9 @@ class ForkServer:
         pid, number = _ANSWER.unpack(answer)
         if not pid:
             raise OSError(number, os.strerror(number))
+        # The fork server may have fewer rights than we have, and is not to say whom we signal.
+        if pid in known or not _is_child(pid):
+            raise Unanswered(f"the fork server (pid {self.pid}) tells of process {pid}, which is no new child of ours")
         return int(pid)
 
     def kill(self, number: signal.Signals) -> None:
@@ -175,6 +183,17 @@ def _adopting_orphans() -> Iterator[None]:
         yield
     finally:
         _prctl(_PR_SET_CHILD_SUBREAPER, before.value)
+
+
+def _is_child(pid: int) -> bool:
+    """Whether the process is a child of ours that has not been reaped, and here it is not."""
+    if pid <= 0:
+        return False
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _prctl(option: int, argument: int) -> None:
@@ -363,8 +382,9 @@ def _fork_twice(become: Callable[[], NoReturn]) -> tuple[int, int]:
         between = os.fork()
         if between == 0:
             _be_between(tell, start)
-        # When it can be waited for, its child has been given away.
-        os.waitpid(between, 0)
+        # When it has ended, its child has been given away. What was imported may collect children before us (SIGCHLD).
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(between, 0)
         os.set_blocking(told, False)
         try:
             pid, number = _ANSWER.unpack(os.read(told, _ANSWER.size))

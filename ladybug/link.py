@@ -10,10 +10,14 @@ kernel also sends SIGIO at that moment (O_ASYNC, fcntl(2)): the same promise as 
 ctypes (0.4 MiB in each worker) that prctl(2) would take, on BSD and macOS too, and true even if the process was forked by
 a thread that has ended meanwhile.
 
+The master may have rights that its workers have not, so it believes only what one of ours would say: `MasterLink.receive`
+raises for anything else, and that process is killed.
+
 Rules: no asyncio and nothing of the compiled rooms, because the master imports this. No end of a pipe is inheritable
 over exec, so a program started by the application holds none of them.
 """
 
+import contextlib
 import enum
 import fcntl
 import os
@@ -60,7 +64,20 @@ class Message(NamedTuple):
     text: str
 
 
+class BadLink(Exception):
+    """What came over a link is nothing that a process of ours says; the text says what."""
+
+
 _HEAD = struct.Struct("=BI")  # kind, length of the text in bytes
+# No character of UTF-8 is longer than this.
+_MOST_BYTES = 4 * MAX_TEXT
+# By the message before it, what may come.
+_NEXT = {
+    None: frozenset({Kind.READY, Kind.FAILED}),
+    Kind.READY: frozenset({Kind.RETIRING}),
+    Kind.FAILED: frozenset[Kind](),
+    Kind.RETIRING: frozenset[Kind](),
+}
 
 
 class WorkerLink:
@@ -91,16 +108,19 @@ class MasterLink:
         self.fd = fd
         self.at_end = False
         self._received = bytearray()
+        self._last: Kind | None = None
 
     def receive(self) -> list[Message]:
-        """The messages that are complete by now. Sets `at_end` when the worker's end is closed."""
-        while not self.at_end:
-            try:
+        """The messages that are complete by now. Sets `at_end` when the worker's end is closed.
+
+        Reads no more than a pipe holds, 64 KiB, so that nobody can keep the master here. Raises BadLink, and is at its end
+        then: nothing else is read.
+        """
+        if not self.at_end:
+            with contextlib.suppress(BlockingIOError):
                 data = os.read(self.fd, 65536)
-            except BlockingIOError:
-                break
-            self._received += data
-            self.at_end = not data
+                self._received += data
+                self.at_end = not data
         messages = []
         while (message := self._next_message()) is not None:
             messages.append(message)
@@ -113,12 +133,17 @@ class MasterLink:
         if len(self._received) < _HEAD.size:
             return None
         kind, length = _HEAD.unpack_from(self._received)
+        if kind not in _NEXT[self._last] or length > _MOST_BYTES:
+            self._received.clear()
+            self.at_end = True
+            raise BadLink(f"it has sent a message that it may not send (kind {kind}, {length} bytes)")
         end = _HEAD.size + length
         if len(self._received) < end:
             return None
         text = self._received[_HEAD.size : end].decode("utf-8", "replace")
         del self._received[:end]
-        return Message(Kind(kind), text)
+        self._last = Kind(kind)
+        return Message(self._last, text)
 
 
 def signal_at_end(lifeline: int) -> None:

@@ -69,6 +69,7 @@ from ladybug.link import (
     KILL_MARGIN,
     LIFESPAN_SHUTDOWN,
     OUR_SIGNALS,
+    BadLink,
     Kind,
     MasterLink,
     WorkerLink,
@@ -247,7 +248,13 @@ class Master:
             self._hear(child)
 
     def _hear(self, child: "_Child") -> None:
-        for message in child.link.receive():
+        try:
+            messages = child.link.receive()
+        except BadLink as error:
+            logger.error("The worker with pid %d is killed: %s", child.pid, error)
+            self._kill(child.pid, signal.SIGKILL)
+            return
+        for message in messages:
             self._perform(self._supervisor.reported(child.pid, _REPORTS[message.kind], message.text, time.monotonic()))
 
     def _reap(self) -> None:
@@ -474,7 +481,10 @@ class Master:
             else:
                 place = self._places.get(slot)
                 assert place is not None, "a slot that waits for its worker is not closed"
-                pid = source.fork(slot, record.number, place, link_of_worker, lifeline_of_worker, stacks)
+                known = [*self._children, *self._preload.pids()]
+                if self._successor is not None:
+                    known.append(self._successor.pid)
+                pid = source.fork(slot, record.number, place, link_of_worker, lifeline_of_worker, stacks, known)
             on_failure.pop_all()
         child = _Child(pid, MasterLink(link), lifeline, record, stacks)
         if pid == 0:

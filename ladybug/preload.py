@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING
 
-from ladybug.link import Kind
+from ladybug.link import BadLink, Kind
 from ladybug.supervisor import ABORT, RESPAWN_DELAYS, YOUNG, describe_exit
 
 if TYPE_CHECKING:
@@ -100,8 +100,16 @@ class Preload:
     def hear(self, now: float) -> None:
         """Whatever the candidate says of itself."""
         candidate = self.candidate
-        for message in candidate.link.receive() if candidate is not None else []:
-            if candidate is self.candidate and candidate is not None:
+        if candidate is None:
+            return
+        try:
+            messages = candidate.link.receive()
+        except BadLink as error:
+            self._give_up(candidate, signal.SIGKILL)
+            self._failed(f"{candidate.name} is killed", str(error), now)
+            return
+        for message in messages:
+            if candidate is self.candidate:
                 if message.kind is Kind.READY:
                     self._promote(candidate)
                 else:

@@ -33,7 +33,7 @@ from setproctitle import setproctitle
 
 from ladybug.about import announce
 from ladybug.exceptions import STARTUP_FAILURE, StartupError
-from ladybug.link import OUR_SIGNALS, Kind, MasterLink, WorkerLink, signal_at_end, title
+from ladybug.link import OUR_SIGNALS, BadLink, Kind, MasterLink, WorkerLink, signal_at_end, title
 from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
 from ladybug.privileges import drop_privileges
 from ladybug.rescue import Channel
@@ -232,7 +232,13 @@ class Reloader:
     def _hear_worker(self) -> None:
         if self._worker is None:
             return
-        for message in self._worker.link.receive():
+        try:
+            messages = self._worker.link.receive()
+        except BadLink as error:
+            logger.error("The worker is killed: %s", error)
+            self._worker.process.kill(signal.SIGKILL)
+            return
+        for message in messages:
             if message.kind is Kind.FAILED and self._told is None:
                 logger.error("%s", message.text)
             elif message.kind is Kind.READY and self._generation > 1:
@@ -273,7 +279,7 @@ class Reloader:
 
     def _tell(self, order: signal.Signals) -> None:
         if self._worker is not None:
-            os.kill(self._worker.process.pid, order)
+            self._worker.process.kill(order)
             self._told = order
             wait = {signal.SIGTERM: GRACE, signal.SIGQUIT: PATIENCE}.get(order)
             self._next_order_at = None if wait is None else time.monotonic() + wait
@@ -361,6 +367,7 @@ class _Process:
         # A signal in the first moments waits for the child's own handlers.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
         self.pid = os.fork()
+        self._is_alive = True  # until it is reaped: then its number may be somebody else's
         self.lifeline, other = (theirs, ours) if self.pid == 0 else (ours, theirs)
         os.close(other)
         if self.pid:
@@ -369,7 +376,12 @@ class _Process:
     def returncode(self) -> int | None:
         """How it ended; None while it runs."""
         ended, status = os.waitpid(self.pid, os.WNOHANG)
+        self._is_alive = not ended
         return os.waitstatus_to_exitcode(status) if ended else None
+
+    def kill(self, number: signal.Signals) -> None:
+        if self._is_alive:
+            os.kill(self.pid, number)
 
     def close(self) -> None:
         os.close(self.lifeline)

@@ -8,12 +8,14 @@ Rules:
 - No locks. A reader may see the fields of one record from two different moments; no field is ever half written, because
   each is an aligned native integer.
 - The worker writes from its event loop, twice a second, never from a thread: a blocked loop stops the heartbeat.
+- Who reads believes nothing: an application that has gone wrong may have written anything anywhere.
 """
 
 import enum
 import errno
 import mmap
 import struct
+import time
 from typing import NamedTuple
 
 
@@ -24,6 +26,9 @@ class State(enum.IntEnum):
     BOOTING = 1
     SERVING = 2
     DRAINING = 3
+
+
+_STATES = {state.value: state for state in State}
 
 
 class Row(NamedTuple):
@@ -81,8 +86,10 @@ class Record:
         _LIVE.pack_into(self._memory, self._offset + _LIVE_AT, now, connections, in_flight, requests)
 
     def read(self) -> Row:
-        pid, state, *rest = _ROW.unpack_from(self._memory, self._offset)
-        return Row(pid, State(state), *rest)
+        """What is there. A state that there is not is FREE, and a heartbeat of the future (or NaN) is none: 0.0."""
+        pid, state, slot, generation, heartbeat, *rest = _ROW.unpack_from(self._memory, self._offset)
+        heart = heartbeat if heartbeat <= time.monotonic() else 0.0
+        return Row(pid, _STATES.get(state, State.FREE), slot, generation, heart, *rest)
 
 
 class Scoreboard:

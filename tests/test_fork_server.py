@@ -6,9 +6,11 @@ import contextlib
 import os
 import select
 import signal
+import socket
+import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import psutil
@@ -53,7 +55,7 @@ class Master:
         return message
 
     @contextlib.contextmanager
-    def worker(self) -> Iterator[tuple[int, MasterLink, int]]:
+    def worker(self, known: Collection[int] = ()) -> Iterator[tuple[int, MasterLink, int]]:
         """A worker that was ordered: process id, link, and number of its record."""
         place = self.places.get(0)
         assert place is not None
@@ -61,7 +63,7 @@ class Master:
         link, link_of_worker = os.pipe()
         lifeline_of_worker, lifeline = os.pipe()
         try:
-            pid = self.server.fork(0, record.number, place, link_of_worker, lifeline_of_worker, stacks)
+            pid = self.server.fork(0, record.number, place, link_of_worker, lifeline_of_worker, stacks, known)
             os.close(link_of_worker)
             os.close(lifeline_of_worker)
             yield pid, MasterLink(link), record.number
@@ -145,6 +147,17 @@ def test_an_import_that_fails_is_told(tmp_path: Path, top: str, why: str) -> Non
     master.places.close()
 
 
+def test_an_import_may_have_children_collected_by_the_kernel(tmp_path: Path) -> None:
+    master = Master(tmp_path, "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+    try:
+        assert master.hears(master.server.link).kind is Kind.READY
+        with master.worker() as (pid, link, _):
+            assert master.hears(link).kind is Kind.READY
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        master.end()
+
+
 def test_one_that_is_gone_is_no_help(master: Master) -> None:
     assert master.hears(master.server.link).kind is Kind.READY
     os.kill(master.server.pid, signal.SIGKILL)
@@ -153,13 +166,45 @@ def test_one_that_is_gone_is_no_help(master: Master) -> None:
         pass
 
 
+def test_who_is_no_child_of_ours_is_no_worker(master: Master) -> None:
+    assert master.hears(master.server.link).kind is Kind.READY
+    orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    orders, master.server._orders = master.server._orders, orders
+    with orders, theirs:
+        for pid in (-1, -os.getpgrp(), 1, os.getpid(), os.getppid(), 2**31 - 1):
+            theirs.send(struct.pack("=ii", pid, 0))
+            expected = rf"tells of process {pid}, which is no new child of ours$"
+            with pytest.raises(Unanswered, match=expected), master.worker():
+                pass
+        theirs.send(struct.pack("=ii", master.server.pid, 0))
+        with pytest.raises(Unanswered, match="no new child"), master.worker(known=[master.server.pid]):
+            pass
+
+
+def test_a_worker_that_has_ended_already_is_not_lost(master: Master) -> None:
+    assert master.hears(master.server.link).kind is Kind.READY
+    orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    orders, master.server._orders = master.server._orders, orders
+    ended = os.fork()
+    if ended == 0:
+        os._exit(7)
+    os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)
+    with orders, theirs:
+        theirs.send(struct.pack("=ii", ended, 0))
+        with master.worker() as (pid, _, _):
+            assert pid == ended
+    assert os.waitstatus_to_exitcode(os.waitpid(ended, 0)[1]) == 7
+
+
 def test_one_that_was_stopped_is_not_waited_for_for_ever(master: Master) -> None:
     assert master.hears(master.server.link).kind is Kind.READY
     os.kill(master.server.pid, signal.SIGSTOP)
-    master.server._orders.settimeout(0.1)
     expected = rf"^the fork server \(pid {master.server.pid}\) does not answer$"
+    begin = time.monotonic()
     with pytest.raises(Unanswered, match=expected), master.worker():
         pass
+    # The master hears nobody meanwhile.
+    assert time.monotonic() - begin < 6.0
 
 
 def test_it_goes_with_its_master(tmp_path: Path) -> None:

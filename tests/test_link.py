@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
+import struct
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from ladybug.config import Config
 from ladybug.link import (
     MAX_TEXT,
+    BadLink,
     Kind,
     MasterLink,
     Message,
@@ -24,6 +28,7 @@ from ladybug.link import (
     signal_at_end,
     title,
 )
+from tests.pair import DEADLINE
 
 
 class Ends(NamedTuple):
@@ -42,13 +47,8 @@ def ends() -> Iterator[Ends]:
 
 def test_messages_arrive_in_order_with_their_texts(ends: Ends) -> None:
     ends.worker.send(Kind.READY)
-    ends.worker.send(Kind.FAILED, "no database — “db” is down")
-    ends.worker.send(Kind.RETIRING)
-    assert ends.master.receive() == [
-        Message(Kind.READY, ""),
-        Message(Kind.FAILED, "no database — “db” is down"),
-        Message(Kind.RETIRING, ""),
-    ]
+    ends.worker.send(Kind.RETIRING, "is old — “very” old")
+    assert ends.master.receive() == [Message(Kind.READY, ""), Message(Kind.RETIRING, "is old — “very” old")]
     assert not ends.master.at_end
 
 
@@ -59,8 +59,9 @@ def test_the_end_of_the_link_is_seen_and_may_be_asked_for_again(ends: Ends) -> N
     assert ends.master.at_end
 
 
-@given(st.lists(st.tuples(st.sampled_from(Kind), st.text(max_size=40)), max_size=6), st.data())
-def test_a_message_is_given_out_when_its_last_byte_is_there(said: list[tuple[Kind, str]], data: st.DataObject) -> None:
+@given(st.sampled_from([[], [Kind.READY], [Kind.FAILED], [Kind.READY, Kind.RETIRING]]), st.text(max_size=40), st.data())
+def test_a_message_is_given_out_when_its_last_byte_is_there(kinds: list[Kind], text: str, data: st.DataObject) -> None:
+    said = [(kind, text) for kind in kinds]
     whole_read, whole_write = os.pipe()
     worker = WorkerLink(whole_write)
     for kind, text in said:
@@ -94,6 +95,47 @@ def test_of_a_long_text_the_end_is_kept(ends: Ends) -> None:
 def test_a_text_that_is_no_utf8_arrives_all_the_same(ends: Ends) -> None:
     ends.worker.send(Kind.FAILED, "bad \udcff name")
     assert ends.master.receive() == [Message(Kind.FAILED, "bad ? name")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x00\x00\x00\x00\x00",
+        b"\x09\x00\x00\x00\x00",
+        struct.pack("=BI", Kind.FAILED, 4 * MAX_TEXT + 1),
+        struct.pack("=BI", Kind.RETIRING, 0),
+        struct.pack("=BI", Kind.READY, 0) * 2,
+        struct.pack("=BI", Kind.FAILED, 0) + struct.pack("=BI", Kind.READY, 0),
+        struct.pack("=BI", Kind.READY, 0) + struct.pack("=BI", Kind.FAILED, 0),
+        struct.pack("=BI", Kind.READY, 0) + struct.pack("=BI", Kind.RETIRING, 0) * 2,
+    ],
+)
+def test_nonsense_is_the_end_of_a_link(ends: Ends, said: bytes) -> None:
+    os.write(ends.write_fd, said)
+    with pytest.raises(BadLink, match=r"^it has sent a message that it may not send \(kind \d, \d+ bytes\)$"):
+        ends.master.receive()
+    assert ends.master.at_end
+    os.write(ends.write_fd, said)
+    assert ends.master.receive() == []
+
+
+def test_the_longest_text_is_no_nonsense(ends: Ends) -> None:
+    thread = threading.Thread(target=ends.worker.send, args=(Kind.FAILED, "\N{LADY BEETLE}" * MAX_TEXT))
+    thread.start()
+    messages: list[Message] = []
+    while not messages:
+        assert select.select([ends.master.fd], [], [], DEADLINE)[0]
+        messages = ends.master.receive()
+    thread.join()
+    assert messages == [Message(Kind.FAILED, "\N{LADY BEETLE}" * MAX_TEXT)]
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes cannot be made larger here")
+def test_who_writes_without_end_does_not_keep_the_master(ends: Ends) -> None:
+    fcntl.fcntl(ends.write_fd, fcntl.F_SETPIPE_SZ, 1 << 18)
+    os.write(ends.write_fd, struct.pack("=BI", Kind.FAILED, 4 * MAX_TEXT) + bytes(100_000))
+    assert ends.master.receive() == []
+    assert select.select([ends.master.fd], [], [], 0)[0], "the rest waits for its turn"
 
 
 def test_a_master_that_is_gone_is_no_error_for_the_worker() -> None:

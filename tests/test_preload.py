@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from ladybug.fork_server import ForkServer
-from ladybug.link import Kind, Message
+from ladybug.link import BadLink, Kind, Message
 from ladybug.preload import NotLoaded, Preload
 from ladybug.supervisor import ABORT, RESPAWN_DELAYS, YOUNG
 
@@ -23,8 +23,11 @@ class MadeUpLink:
         self.fd = 7
         self.at_end = False
         self.messages: list[Message] = []
+        self.is_bad = False
 
     def receive(self) -> list[Message]:
+        if self.is_bad:
+            raise BadLink("it has sent nonsense")
         messages, self.messages = self.messages, []
         return messages
 
@@ -165,6 +168,16 @@ def test_the_last_words_of_one_that_is_gone_are_heard(world: World) -> None:
     world.ends(world.last, 3)
     assert world.failure() == ("The fork server (pid 1) could not start", "no database")
     assert world.last.killed == [] and world.preload.pids() == []
+
+
+def test_one_that_sends_nonsense_is_killed(world: World) -> None:
+    assert world.asks() is None
+    world.last.link.is_bad = True
+    world.preload.hear(world.now)
+    assert world.failure() == ("The fork server (pid 1) is killed", "it has sent nonsense")
+    assert world.last.killed == [signal.SIGKILL] and world.preload.pids() == [1]
+    world.ends(world.last)
+    assert world.preload.pids() == []
 
 
 def test_one_that_takes_too_long_is_aborted_then_killed(world: World, caplog: pytest.LogCaptureFixture) -> None:

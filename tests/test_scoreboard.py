@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from typing import cast
 
 import pytest
 
@@ -16,6 +18,18 @@ def test_a_record_tells_what_its_worker_wrote() -> None:
     record.set_state(State.SERVING)
     record.beat(6.5, connections=1, in_flight=2, requests=1 << 40)
     assert record.read() == Row(4242, State.SERVING, 3, 7, 6.5, 1, 2, 1 << 40)
+
+
+@pytest.mark.parametrize("heartbeat", [float("inf"), float("-inf"), float("nan"), 1e300, time.monotonic() + 3600])
+def test_nonsense_is_no_error_of_who_reads_it(heartbeat: float) -> None:
+    record = Scoreboard().claim(0, 1, 1.0)
+    record.set_state(cast(State, 99))
+    record.beat(heartbeat, -1, -1, -1)
+    row = record.read()
+    assert row.state is State.FREE
+    assert row.heartbeat <= 0.0
+    record.set_state(cast(State, -(2**31)))
+    assert record.read().state is State.FREE
 
 
 def test_there_is_a_record_for_as_many_workers_as_come() -> None:
