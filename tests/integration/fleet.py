@@ -117,6 +117,7 @@ class Load:
         self.answers: list[int] = []
         self.failures: list[Failure] = []
         self.patience = DEADLINE  # seconds that a client waits for anything
+        self.clients = closing + keeping + streaming + uploading + echoing
         self._stop = threading.Event()
         kinds = [(self._close, closing), (self._keep, keeping), (self._stream, streaming)]
         kinds += [(self._upload, uploading), (self._echo, echoing)]
