@@ -187,7 +187,7 @@ def kills(lab: Lab) -> Finding:
             logged(server, ") is ready", number + 1)
             load.wait_for_answers(50)
             # An upload notices when it next sends.
-            late += [failed_at for failed_at in load.failed_at[failed:] if failed_at > at + 1.0]
+            late += [failure.at for failure in load.failures[failed:] if failure.at > at + 1.0]
     found = f"{len(load.failures)} of {len(load.answers)} failed, {len(late)} of them later than 1 s after it"
     return Finding(f"KILL for a worker, {times} times", found, f"at most {times * load.clients}, 0 later", not late)
 

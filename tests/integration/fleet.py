@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
-from tests.integration.support import DEADLINE, Client, Server, Truncated, eventually
+from tests.integration.support import DEADLINE, Server, Truncated, eventually
+from tests.integration.websocket.peer import CLOSE, TEXT, Frame, Peer, close_payload
 
 # What /stream answers, in pieces.
 STREAMED = b"".join(b"%04d" % number for number in range(20))
+# With these codes a server that leaves closes a WebSocket: going away (RFC 6455 section 7.4.1), service restart.
+FAREWELLS = (1001, 1012)
 
 
 class Control:
@@ -81,21 +85,42 @@ def await_successor(server: Server, number: int, old: int) -> int:
     return workers_of(server)[number]
 
 
+class Failure(NamedTuple):
+    """What went wrong for a client, when, and where it was connected from (None: it was not)."""
+
+    error: Exception
+    at: float
+    address: Any
+
+
 class Load:
-    """Clients that send requests one after the other and write down every one that was not answered."""
+    """Clients that send one thing after the other, and write down every one that was not answered.
+
+    closing     a connection for each request
+    keeping     requests on one connection until the server says it closes
+    streaming   responses that come in pieces over a while
+    uploading   requests that go out in pieces over a while
+    echoing     messages on one WebSocket until the server closes it
+    """
 
     def __init__(
-        self, server: Server, *, closing: int = 0, keeping: int = 0, streaming: int = 0, uploading: int = 0
+        self,
+        server: Server,
+        *,
+        closing: int = 0,
+        keeping: int = 0,
+        streaming: int = 0,
+        uploading: int = 0,
+        echoing: int = 0,
     ) -> None:
         self.server = server
         self.answers: list[int] = []
-        self.failures: list[BaseException] = []
-        self.failed_at: list[float] = []  # of each failure
+        self.failures: list[Failure] = []
         self.patience = DEADLINE  # seconds that a client waits for anything
-        self.clients = closing + keeping + streaming + uploading
+        self.clients = closing + keeping + streaming + uploading + echoing
         self._stop = threading.Event()
-        kinds = [(self._closing, closing), (self._keeping, keeping)]
-        kinds += [(self._streaming, streaming), (self._uploading, uploading)]
+        kinds = [(self._close, closing), (self._keep, keeping), (self._stream, streaming)]
+        kinds += [(self._upload, uploading), (self._echo, echoing)]
         self._threads = [
             threading.Thread(target=self._run, args=(kind,)) for kind, count in kinds for _ in range(count)
         ]
@@ -114,49 +139,59 @@ class Load:
         enough = len(self.answers) + count
         eventually(lambda: len(self.answers) >= enough, f"{count} more answers")
 
-    def _run(self, one_turn: Callable[[], None]) -> None:
+    def _run(self, use: Callable[[Peer], None]) -> None:
+        """One connection after the other."""
         while not self._stop.is_set():
+            address = None
             try:
-                one_turn()
-            except (OSError, Truncated, AssertionError) as error:
-                self.failures.append(error)
-                self.failed_at.append(time.monotonic())
+                with Peer(self.server.address, timeout=self.patience) as client:
+                    address = client.socket.getsockname()
+                    use(client)
+            except (OSError, EOFError, Truncated, AssertionError) as error:
+                self.failures.append(Failure(error, time.monotonic(), address))
                 if isinstance(error, ConnectionRefusedError):
                     return
 
-    def _connect(self) -> Client:
-        client = self.server.connect()
-        client.socket.settimeout(self.patience)
-        return client
+    def _close(self, client: Peer) -> None:
+        self.answers.append(client.request("/", headers=["Connection: close"]).value())
 
-    def _closing(self) -> None:
-        """A connection for each request."""
-        with self._connect() as client:
-            self.answers.append(client.request("/", headers=["Connection: close"]).value())
+    def _keep(self, client: Peer) -> None:
+        while not self._stop.is_set():
+            response = client.request("/")
+            self.answers.append(response.value())
+            if response.closes:
+                return
 
-    def _keeping(self) -> None:
-        """Requests on one connection until the server says it closes."""
-        with self._connect() as client:
-            while not self._stop.is_set():
-                response = client.request("/")
-                self.answers.append(response.value())
-                if response.closes:
-                    return
+    def _stream(self, client: Peer) -> None:
+        response = client.request("/stream")
+        assert response.body == STREAMED, "a truncated stream"
+        self.answers.append(int(response.get(b"x-worker") or b"0"))
 
-    def _streaming(self) -> None:
-        """A response that comes in pieces over a while."""
-        with self._connect() as client:
-            response = client.request("/stream")
-            assert response.body == STREAMED, "a truncated stream"
-            self.answers.append(int(response.get(b"x-worker") or b"0"))
+    def _upload(self, client: Peer) -> None:
+        client.send(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n")
+        for _ in range(8):
+            client.send(bytes(8192))
+            self._stop.wait(0.02)
+        pid, size = client.read_response("POST").value()
+        assert size == 65536, "a truncated upload"
+        self.answers.append(pid)
 
-    def _uploading(self) -> None:
-        """A request that goes out in pieces over a while."""
-        with self._connect() as client:
-            client.send(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n")
-            for _ in range(8):
-                client.send(bytes(8192))
-                self._stop.wait(0.02)
-            pid, size = client.read_response("POST").value()
-            assert size == 65536, "a truncated upload"
+    def _echo(self, client: Peer) -> None:
+        pid = int(client.open("/").handshake.get(b"x-worker") or b"0")
+        number = 0
+        while not self._stop.wait(0.01):
+            number += 1
+            message = b"message %d" % number
+            client.send_frame(TEXT, message)
+            if (got := client.read_frame()).opcode == CLOSE:
+                # What was sent before the server's close frame came may be lost (RFC 6455 section 1.4).
+                assert got.payload[:2] in map(close_payload, FAREWELLS), got
+                client.send_frame(CLOSE, got.payload[:2])
+                client.expect_end()
+                return
+            assert got == Frame(TEXT, message), (got, message)
             self.answers.append(pid)
+        client.send_close(1000)
+        got = client.read_frame()
+        assert got.opcode == CLOSE and got.payload[:2] in map(close_payload, (1000, *FAREWELLS)), got
+        client.expect_end()

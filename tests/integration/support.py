@@ -256,6 +256,11 @@ class Server(Program):
         ]
         super().__init__(command, env=env, open_files=open_files, cwd=cwd)
         self.port = 0
+        self.path = ""  # instead, if it listens on a Unix domain socket
+
+    @property
+    def address(self) -> tuple[str, int] | str:
+        return self.path or ("127.0.0.1", self.port)
 
     def wait_until_listening(self) -> None:
         """Until the startup lines say where the server listens."""
@@ -263,7 +268,7 @@ class Server(Program):
 
     def connect(self, *, receive_buffer: int | None = None) -> Client:
         """A new connection; `receive_buffer` bytes of kernel buffer on our side (None: the system's default)."""
-        return Client(("127.0.0.1", self.port), receive_buffer=receive_buffer)
+        return Client(self.address, receive_buffer=receive_buffer)
 
     def request(self, target: str, **how: Any) -> Response:
         """One request on a connection of its own."""

@@ -194,10 +194,11 @@ async def upload(receive: Receive, send: Send) -> None:
 
 
 async def websocket(receive: Receive, send: Send) -> None:
-    """Take it, and wait for its end."""
+    """Send back what comes, until its end."""
     await receive()
-    await send({"type": "websocket.accept"})
-    message = await receive()
+    await send({"type": "websocket.accept", "headers": [(b"x-worker", b"%d" % os.getpid())]})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
     note(f"closed by {message['code']}")
 
 

@@ -19,7 +19,6 @@ import pytest
 
 from tests.integration.fleet import Control, Load, await_successor, is_gone, title_of, workers_of
 from tests.integration.support import (
-    Client,
     Server,
     eventually,
     request_bytes,
@@ -44,7 +43,7 @@ def fleet(
 
 
 def load_on(server: Server) -> Load:
-    return Load(server, closing=3, keeping=3, streaming=2, uploading=2)
+    return Load(server, closing=3, keeping=3, streaming=2, uploading=2, echoing=2)
 
 
 def reload(server: Server, times: int = 1) -> None:
@@ -397,7 +396,7 @@ def test_a_new_master_takes_over_under_load(control: Control, bind: str) -> None
     try:
         if bind == "unix":
             server.output.wait_for("on unix:")
-            server.connect = lambda **_: Client(str(path))  # type: ignore[method-assign]
+            server.path = str(path)
         else:
             server.wait_until_listening()
         master = server.pid

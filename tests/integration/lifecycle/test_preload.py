@@ -41,7 +41,7 @@ def fleet(
 
 
 def load_on(server: Server) -> Load:
-    return Load(server, closing=3, keeping=3, streaming=2, uploading=2)
+    return Load(server, closing=3, keeping=3, streaming=2, uploading=2, echoing=2)
 
 
 def reload(server: Server) -> None:

@@ -235,4 +235,4 @@ class Peer(Client):
 
 def connect(server: Server, *, receive_buffer: int | None = None) -> Peer:
     """A new connection, still without a handshake."""
-    return Peer(("127.0.0.1", server.port), receive_buffer=receive_buffer)
+    return Peer(server.address, receive_buffer=receive_buffer)
