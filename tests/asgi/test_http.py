@@ -804,7 +804,7 @@ async def test_an_application_that_is_cancelled(stack: Stack) -> None:
         assert pair.connection.exchange is not None
         pair.connection.exchange.cancel()
         response = await pair.response()
-        assert (response.status, response.values(b"connection")) == (500, [b"close"])
+        assert (response.status, response.values(b"connection")) == (504, [b"close"])
         await pair.settle()
         assert pair.log.take() == ["Request GET / was cancelled before its application returned"]
 
