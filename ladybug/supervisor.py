@@ -86,6 +86,9 @@ SILENCE = 1.0
 STACKS = 3.0
 # Seconds that a worker gets to die of SIGABRT.
 ABORT = 2.0
+# The same at the end of a stop, of whose time these are the last. Few, because until then a worker may leave by itself; a
+# handler in C writes its stacks meanwhile.
+LAST_WORDS = 0.5
 # Seconds for which a slot that goes away is still looked after. A handshake that was under way when the kernel was told to
 # steer elsewhere ends up in its queue; the client's ACK may have to be sent again (RFC 6298: after a second).
 LAST_HANDSHAKES = 3.0
@@ -132,9 +135,9 @@ class Supervisor:
             Worker.SERVING: SILENCE,
             Worker.SILENT: STACKS,
             Worker.BLOCKED: max(0.0, timeouts.healthcheck - SILENCE - STACKS) if timeouts.healthcheck else inf,
-            Worker.FAILED: timeouts.quit,
-            Worker.DRAINING: timeouts.term,
-            Worker.QUITTING: timeouts.quit,
+            Worker.FAILED: timeouts.quit - LAST_WORDS,
+            Worker.DRAINING: timeouts.term - LAST_WORDS,
+            Worker.QUITTING: timeouts.quit - LAST_WORDS,
             Worker.ABORTED: ABORT,
         }
         self._edition = 0
@@ -412,6 +415,7 @@ class Supervisor:
         """A worker has been in its state for too long."""
         before, after = process.state, OVERDUE[process.state]
         silence = f"{process.name} has not run its event loop for {now - process.heard:.0f} s"
+        process.deadline = now + LAST_WORDS  # at the latest, if it was told to go
         if after in ORDERS:
             self._tell([process], after, now)
         else:

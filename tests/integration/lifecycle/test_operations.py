@@ -703,6 +703,20 @@ def test_quit_stops_at_once_and_in_order(control: Control, workers: int) -> None
         assert pid in control.pids("shutdown")
 
 
+@linux
+@once
+@pytest.mark.parametrize("route", ["/block", "/spin"])
+def test_a_worker_that_blocks_while_it_drains_tells_where_it_is(control: Control, route: str) -> None:
+    with fleet(control, "--timeout-graceful-shutdown", "0", workers=1) as server, server.connect() as client:
+        client.send(request_bytes(route))
+        control.wait_for("blocking")
+        server.signal(SIGTERM)
+        server.output.wait_for(r"has not stopped in time: killing it", timeout=30)
+        server.output.wait_for(rf"is aborted: it was here\n[\s\S]* in {route[1:]}\n")
+        assert server.output.text().count("killing it") == 1, "KILL was not needed"
+        assert server.wait() == 1
+
+
 @once
 def test_a_worker_that_is_told_twice_to_drain_goes_on_draining(control: Control) -> None:
     """By hand, and then by the master."""
