@@ -273,8 +273,8 @@ class Supervisor:
 
     def reload_requested(self, now: float) -> list[Action]:
         """HUP: replace every worker. During a reload: begin again, with what is there now."""
+        self.message = ""
         if self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            self.message = ""
             self._log(INFO, "Reloading again, from the beginning" if self.is_reloading else "Reloading")
             if not self.is_reloading:
                 self._actions.append(Reloading())
@@ -288,10 +288,11 @@ class Supervisor:
 
     def scale_requested(self, size: int, now: float) -> list[Action]:
         """TTIN, TTOU: so many workers, at least one."""
+        self.message = ""
         if self.is_upgrading:
             self._log(WARNING, "The number of workers stays while a successor starts")
         elif self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            before, self.message = self.size, ""
+            before = self.size
             if size < 1:
                 size = 1
                 self._log(WARNING, "There is one worker, and one has to stay")
@@ -334,10 +335,10 @@ class Supervisor:
 
     def upgrade_requested(self, now: float) -> list[Action]:
         """USR2: have another master take over."""
+        self.message = ""
         if self.is_upgrading:
             self._log(WARNING, "A successor is starting already")
         elif self.fleet is Fleet.RUNNING:
-            self.message = ""
             self._log(INFO, "Upgrading: starting a successor of this master")
             self._succeed_by = now + (self._timeouts.boot or LONGEST_UPGRADE) + SUCCESSION
             self._actions.append(StartSuccessor())

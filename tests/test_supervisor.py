@@ -778,7 +778,8 @@ def test_a_slot_less_is_one_where_nobody_serves() -> None:
     fleet.obey()
     fleet.hold_still(103)
     fleet.pass_time(LAST_HANDSHAKES)
-    assert (fleet.slots, fleet.route) == ({1, 2}, {1})
+    assert fleet.slots == {1, 2}
+    assert fleet.route == {1}
     fleet.scale(-1)
     assert fleet.told[102] == [] and fleet.told[103] == [SIGTERM]
 
@@ -825,6 +826,17 @@ def test_who_serves_on_after_a_reload_that_failed_is_in_no_trouble() -> None:
     fleet.report(102, Report.FAILED, "no database")
     assert fleet.supervisor.view()[0].trouble == ""
     assert "no database" in fleet.supervisor.message
+
+
+@pytest.mark.parametrize("event", ["reload_requested", "upgrade_requested", "scale_requested"])
+def test_what_came_of_an_old_operation_is_no_reason_for_a_new_one_to_fail(event: str) -> None:
+    fleet = booted(1)
+    fleet.reload()
+    fleet.report(102, Report.FAILED, "no database")
+    fleet.stop()
+    assert "no database" in fleet.supervisor.message
+    fleet.perform(getattr(fleet.supervisor, event)(*([2] if event == "scale_requested" else []), fleet.now))
+    assert fleet.supervisor.message == ""
 
 
 def test_one_worker_stays() -> None:
