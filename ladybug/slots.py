@@ -5,6 +5,7 @@ A worker's life, and what may become of it:
     BOOTING -> SERVING -> DRAINING -> gone              replaced: its successor serves before it leaves
     BOOTING -> SERVING -> gone                          died: replaced, after a delay if it died young
     BOOTING -> FAILED -> gone                           could not start
+    DRAINING -> ABORTED -> KILLED                       did not leave in time, like QUITTING and FAILED
     SERVING -> SILENT -> BLOCKED -> ABORTED -> KILLED   its event loop stands still; as soon as it runs again: SERVING
 
 REPORTED and OVERDUE are the tables of one process, FLEET that of all together. An entry that is missing is an error of whoever
@@ -91,15 +92,15 @@ REPORTED: Mapping[tuple[Worker, Report], Worker] = {
     **{(state, report): state for state in ORDERS for report in Report},
 }
 
-# What becomes of a worker that has been in a state for too long.
+# What becomes of a worker that has been in a state for too long. Who is aborted writes its stacks.
 OVERDUE: Mapping[Worker, Worker] = {
     Worker.BOOTING: Worker.ABORTED,
     Worker.SERVING: Worker.SILENT,  # counted from its last heartbeat
     Worker.SILENT: Worker.BLOCKED,
     Worker.BLOCKED: Worker.ABORTED,
-    Worker.FAILED: Worker.KILLED,
-    Worker.DRAINING: Worker.KILLED,
-    Worker.QUITTING: Worker.KILLED,
+    Worker.FAILED: Worker.ABORTED,
+    Worker.DRAINING: Worker.ABORTED,
+    Worker.QUITTING: Worker.ABORTED,
     Worker.ABORTED: Worker.KILLED,
 }
 

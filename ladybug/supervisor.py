@@ -86,6 +86,9 @@ SILENCE = 1.0
 STACKS = 3.0
 # Seconds that a worker gets to die of SIGABRT.
 ABORT = 2.0
+# The same at the end of a stop, of whose time these are the last. Few, because until then a worker may leave by itself; a
+# handler in C writes its stacks meanwhile.
+LAST_WORDS = 0.5
 # Seconds for which a slot that goes away is still looked after. A handshake that was under way when the kernel was told to
 # steer elsewhere ends up in its queue; the client's ACK may have to be sent again (RFC 6298: after a second).
 LAST_HANDSHAKES = 3.0
@@ -132,9 +135,9 @@ class Supervisor:
             Worker.SERVING: SILENCE,
             Worker.SILENT: STACKS,
             Worker.BLOCKED: max(0.0, timeouts.healthcheck - SILENCE - STACKS) if timeouts.healthcheck else inf,
-            Worker.FAILED: timeouts.quit,
-            Worker.DRAINING: timeouts.term,
-            Worker.QUITTING: timeouts.quit,
+            Worker.FAILED: timeouts.quit - LAST_WORDS,
+            Worker.DRAINING: timeouts.term - LAST_WORDS,
+            Worker.QUITTING: timeouts.quit - LAST_WORDS,
             Worker.ABORTED: ABORT,
         }
         self._edition = 0
@@ -218,7 +221,8 @@ class Supervisor:
         """
         process = self._by_pid.pop(pid)
         process.slot.workers.remove(process)
-        if self.fleet in (Fleet.BOOTING, Fleet.RUNNING) and process.serving_since is not None:
+        is_replaced = self.fleet in (Fleet.BOOTING, Fleet.RUNNING) and not process.slot.is_closing
+        if is_replaced and process.serving_since is not None:
             reason = process.goes_because or describe_exit(returncode)
             process.slot.restarts[reason] = process.slot.restarts.get(reason, 0) + 1
         where = f"it was here\n{stacks}" if stacks else ""
@@ -270,8 +274,8 @@ class Supervisor:
 
     def reload_requested(self, now: float) -> list[Action]:
         """HUP: replace every worker. During a reload: begin again, with what is there now."""
+        self.message = ""
         if self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            self.message = ""
             self._log(INFO, "Reloading again, from the beginning" if self.is_reloading else "Reloading")
             if not self.is_reloading:
                 self._actions.append(Reloading())
@@ -285,10 +289,11 @@ class Supervisor:
 
     def scale_requested(self, size: int, now: float) -> list[Action]:
         """TTIN, TTOU: so many workers, at least one."""
+        self.message = ""
         if self.is_upgrading:
             self._log(WARNING, "The number of workers stays while a successor starts")
         elif self.fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            before, self.message = self.size, ""
+            before = self.size
             if size < 1:
                 size = 1
                 self._log(WARNING, "There is one worker, and one has to stay")
@@ -331,6 +336,7 @@ class Supervisor:
 
     def upgrade_requested(self, now: float) -> list[Action]:
         """USR2: have another master take over."""
+        self.message = ""
         if self.is_upgrading:
             self._log(WARNING, "A successor is starting already")
         elif self.fleet is not Fleet.RUNNING:
@@ -341,7 +347,6 @@ class Supervisor:
             self.message = f"Worker {leaving[0]} is still leaving, and there is no upgrade until it has gone"
             self._log(WARNING, self.message)
         else:
-            self.message = ""
             self._log(INFO, "Upgrading: starting a successor of this master")
             self._succeed_by = now + (self._timeouts.boot or LONGEST_UPGRADE) + SUCCESSION
             self._actions.append(StartSuccessor())
@@ -417,6 +422,7 @@ class Supervisor:
         """A worker has been in its state for too long."""
         before, after = process.state, OVERDUE[process.state]
         silence = f"{process.name} has not run its event loop for {now - process.heard:.0f} s"
+        process.deadline = now + LAST_WORDS  # at the latest, if it was told to go
         if after in ORDERS:
             self._tell([process], after, now)
         else:

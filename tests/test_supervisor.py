@@ -46,6 +46,7 @@ from ladybug.slots import (
 from ladybug.supervisor import (
     ABORT,
     LAST_HANDSHAKES,
+    LAST_WORDS,
     MOST_WORKERS,
     RESPAWN_DELAYS,
     SILENCE,
@@ -458,8 +459,10 @@ def test_a_retired_worker_that_does_not_leave_is_killed() -> None:
     (old,) = fleet.alive
     fleet.report(old, Report.RETIRING)
     fleet.report(max(fleet.alive), Report.READY)
-    assert fleet.pass_to_deadline() == TERM_TIMEOUT
-    assert fleet.told[old] == [SIGTERM, SIGKILL]
+    assert fleet.pass_to_deadline() == TERM_TIMEOUT - LAST_WORDS
+    assert fleet.told[old] == [SIGTERM, SIGABRT]
+    assert fleet.pass_to_deadline() == LAST_WORDS
+    assert fleet.told[old] == [SIGTERM, SIGABRT, SIGKILL]
     fleet.exit(old, -9)
     fleet.stop()
     (last,) = fleet.alive
@@ -498,8 +501,9 @@ def test_workers_are_killed_at_their_deadline_and_the_stop_is_then_not_clean() -
     fleet = booted(2)
     first, second = fleet.alive
     fleet.stop()
-    assert fleet.pass_to_deadline() == TERM_TIMEOUT
-    assert fleet.told == {first: [SIGTERM, SIGKILL], second: [SIGTERM, SIGKILL]}
+    assert fleet.pass_to_deadline() == TERM_TIMEOUT - LAST_WORDS
+    assert fleet.pass_to_deadline() == LAST_WORDS
+    assert fleet.told == {first: [SIGTERM, SIGABRT, SIGKILL], second: [SIGTERM, SIGABRT, SIGKILL]}
     assert fleet.supervisor.next_deadline() is None, "more cannot be done"
     fleet.exit(first, -9)
     fleet.exit(second, -9)
@@ -511,13 +515,28 @@ def test_cutting_a_stop_short_brings_the_deadline_nearer_but_never_puts_it_off()
     fleet.stop()
     fleet.pass_time(1)
     fleet.stop()
-    assert fleet.supervisor.next_deadline() == fleet.now + QUIT_TIMEOUT
+    assert fleet.supervisor.next_deadline() == fleet.now + QUIT_TIMEOUT - LAST_WORDS
 
     fleet = booted()
     fleet.stop()
-    fleet.pass_time(TERM_TIMEOUT - 1)
+    fleet.pass_time(TERM_TIMEOUT - LAST_WORDS - 1)
     fleet.stop()
     assert fleet.supervisor.next_deadline() == fleet.now + 1
+    fleet.pass_time(1)
+    assert fleet.told == {101: [SIGTERM, SIGQUIT, SIGABRT]}
+
+
+@pytest.mark.parametrize("stops", [1, 2])
+def test_who_does_not_leave_in_time_tells_where_it_is(stops: int) -> None:
+    fleet = booted()
+    for _ in range(stops):
+        fleet.stop()
+    fleet.pass_time(TERM_TIMEOUT - LAST_WORDS if stops == 1 else QUIT_TIMEOUT - LAST_WORDS)
+    assert fleet.told[101][-1] is SIGABRT
+    del fleet.alive[101]
+    fleet.perform(fleet.supervisor.exited(101, -6, fleet.now, 0, "in main"))
+    assert fleet.texts() == ["Worker 1 (pid 101) is aborted: it was here\nin main"]
+    assert fleet.exit_code == 1
 
 
 def test_a_stop_while_booting_is_a_clean_one() -> None:
@@ -537,7 +556,9 @@ def test_a_failed_worker_that_hangs_in_its_exit_is_killed() -> None:
     fleet = MadeUpFleet(1)
     (pid,) = fleet.alive
     fleet.report(pid, Report.FAILED, "no database")
-    assert fleet.pass_to_deadline() == QUIT_TIMEOUT
+    assert fleet.pass_to_deadline() == QUIT_TIMEOUT - LAST_WORDS
+    assert fleet.told[pid][-1] is SIGABRT
+    assert fleet.pass_to_deadline() == LAST_WORDS
     assert fleet.told[pid][-1] is SIGKILL
     fleet.exit(pid, -9)
     assert fleet.exit_code == 3
@@ -661,7 +682,7 @@ def test_a_reload_waits_for_room_but_not_for_ever() -> None:
     fleet.reload()
     assert list(fleet.alive) == [101, 102], "the one that drains takes the room"
     fleet.pass_time(TERM_TIMEOUT)
-    assert fleet.told[101] == [SIGTERM, SIGKILL]
+    assert fleet.told[101] == [SIGTERM, SIGABRT, SIGKILL]
     fleet.exit(101, -9)
     assert list(fleet.alive) == [102, 103]
 
@@ -757,7 +778,8 @@ def test_a_slot_less_is_one_where_nobody_serves() -> None:
     fleet.obey()
     fleet.hold_still(103)
     fleet.pass_time(LAST_HANDSHAKES)
-    assert (fleet.slots, fleet.route) == ({1, 2}, {1})
+    assert fleet.slots == {1, 2}
+    assert fleet.route == {1}
     fleet.scale(-1)
     assert fleet.told[102] == [] and fleet.told[103] == [SIGTERM]
 
@@ -804,6 +826,17 @@ def test_who_serves_on_after_a_reload_that_failed_is_in_no_trouble() -> None:
     fleet.report(102, Report.FAILED, "no database")
     assert fleet.supervisor.view()[0].trouble == ""
     assert "no database" in fleet.supervisor.message
+
+
+@pytest.mark.parametrize("event", ["reload_requested", "upgrade_requested", "scale_requested"])
+def test_what_came_of_an_old_operation_is_no_reason_for_a_new_one_to_fail(event: str) -> None:
+    fleet = booted(1)
+    fleet.reload()
+    fleet.report(102, Report.FAILED, "no database")
+    fleet.stop()
+    assert "no database" in fleet.supervisor.message
+    fleet.perform(getattr(fleet.supervisor, event)(*([2] if event == "scale_requested" else []), fleet.now))
+    assert fleet.supervisor.message == ""
 
 
 def test_one_worker_stays() -> None:

@@ -561,10 +561,13 @@ def test_ctl_does_not_promise_what_will_not_be_done(control: Control) -> None:
     with fleet(control, *operator.option, "--shutdown-delay", "600") as server:
         code, text = operator.types("scale", "501")
         assert (code, "More than 500 workers" in text) == (1, True)
+        server.permit_error("no database")
+        control.boot("raise")
+        assert operator.types("reload", "--wait")[0] == 1
         assert operator.types("stop") == (0, "Stopping.\n")
-        for command in (("reload",), ("scale", "3"), ("upgrade",)):
+        for command in (("scale", "3"), ("upgrade",), ("reload",)):
             code, text = operator.types(*command)
-            assert code == 1, text
+            assert (code, "no database" in text) == (1, False), text
         assert operator.types("stop", "--wait") == (0, "Stopping.\nStopped.\n")
         assert server.process.wait(1) == 0
 
@@ -700,6 +703,20 @@ def test_quit_stops_at_once_and_in_order(control: Control, workers: int) -> None
         control.wait_for("cancelled")
         assert server.wait(10) == 0
         assert pid in control.pids("shutdown")
+
+
+@linux
+@once
+@pytest.mark.parametrize("route", ["/block", "/spin"])
+def test_a_worker_that_blocks_while_it_drains_tells_where_it_is(control: Control, route: str) -> None:
+    with fleet(control, "--timeout-graceful-shutdown", "0", workers=1) as server, server.connect() as client:
+        client.send(request_bytes(route))
+        control.wait_for("blocking")
+        server.signal(SIGTERM)
+        server.output.wait_for(r"has not stopped in time: killing it", timeout=30)
+        server.output.wait_for(rf"is aborted: it was here\n[\s\S]* in {route[1:]}\n")
+        assert server.output.text().count("killing it") == 1, "KILL was not needed"
+        assert server.wait() == 1
 
 
 @once
