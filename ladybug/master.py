@@ -152,6 +152,7 @@ class Master:
         )
         self._signals = SignalQueue(*SIGNALS)
         self._children: dict[int, _Child] = {}  # by pid
+        self._served_before = 0  # requests, by workers that have gone
         self._exit_code: int | None = None
 
     def run(self) -> int:
@@ -175,7 +176,9 @@ class Master:
                 self._hear_successor()
                 self._rescue()
                 self._obey()
-                self._notifier.tick(time.monotonic(), self._is_healthy)
+                now = time.monotonic()
+                self._notifier.tick(now, self._is_healthy)
+                self._notifier.status(now, self._figures)
         finally:
             self._signals.give_back()
             self._preload.stop()
@@ -266,12 +269,13 @@ class Master:
             child = self._children[pid]
             child.is_alive = False
             self._hear(child)
-            in_flight = child.record.read().in_flight
+            row = child.record.read()
+            self._served_before += row.requests
             stacks = child.stacks.read()
             self._scoreboard.release(child.record)
             child.close()
             del self._children[pid]
-            self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), in_flight, stacks))
+            self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), row.in_flight, stacks))
 
     def _hear_fork_servers(self) -> None:
         """And do what has waited for one, or cannot be done."""
@@ -326,6 +330,18 @@ class Master:
         beats = [row.heartbeat for row in rows if row.state is State.SERVING]
         return not beats or max(beats) > latest
 
+    def _figures(self) -> str:
+        """What `systemctl status` says. The figures are the workers' own, of their last heartbeats."""
+        rows = [child.record.read() for child in self._children.values()]
+        return (
+            f"{self._serving()}; workers: {self._supervisor.size}, connections: {sum(row.connections for row in rows)},"
+            f" requests in flight: {sum(row.in_flight for row in rows)},"
+            f" served: {self._served_before + sum(row.requests for row in rows)}"
+        )
+
+    def _serving(self) -> str:
+        return f"Serving on {', '.join(self._addresses)}"
+
     # -- the acts
 
     def _perform(self, actions: list[Action]) -> None:
@@ -373,13 +389,13 @@ class Master:
                 case Announce():
                     self._config.workers = self._supervisor.size  # scaled meanwhile, or by our predecessor
                     announce(self._config, self._addresses)
-                    self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
+                    self._notifier.ready(self._serving())
                     self._succeed()
                 case Reloading():
                     self._notifier.reloading(time.monotonic())
                 case Reloaded(is_complete):
                     self._preload.reloaded(is_complete=is_complete)
-                    self._notifier.ready(f"Serving on {', '.join(self._addresses)}")
+                    self._notifier.ready(self._serving())
                 case Log(level, text):
                     logger.log(level, "%s", text)
                 case Exit(code):

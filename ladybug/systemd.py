@@ -5,6 +5,7 @@
     notifier = Notifier.from_environment()      before anything is started that would inherit the variables
     notifier.starting(now) ... ready(text) ... reloading(now) ... ready(text) ... stopping(seconds)
     notifier.tick(now, is_healthy)              at next_deadline(), or more often
+    notifier.status(now, figures)               whenever awake
 
 Without $NOTIFY_SOCKET all of that does nothing, so nobody has to ask whether there is a systemd.
 
@@ -26,6 +27,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 from ladybug.exceptions import StartupError
 
@@ -36,6 +38,8 @@ SD_LISTEN_FDS_START = 3
 # Seconds that systemd is asked to wait for a next word while we start or reload, and how often it gets one.
 EXTENSION = 30.0
 EXTEND_EVERY = 10.0
+# Seconds between two lines about what goes on, at least.
+STATUS_EVERY = 10.0
 # Seconds until a message is tried again that found the queue full, and how many such messages are kept.
 RETRY = 0.1
 MOST_UNSENT = 16
@@ -56,6 +60,8 @@ class Notifier:
         self._extend_at: float | None = None
         # The watchdog's clock begins with READY.
         self._feed_at: float | None = None
+        self._status_at = inf  # finite from the start to the last word
+        self._status = ""  # as last said
         self._is_ready = False
         self._is_stopping = False
         self._is_starving = False
@@ -91,6 +97,7 @@ class Notifier:
     def starting(self, now: float) -> None:
         """The start has begun; until `ready`, systemd is asked for patience."""
         self._extend_at = now + EXTEND_EVERY
+        self._status_at = now + STATUS_EVERY
 
     def ready(self, status: str = "") -> None:
         """The start, or the reload, is complete."""
@@ -98,7 +105,8 @@ class Notifier:
         if not self._is_ready:
             self._is_ready = True
             self._feed_at = 0.0 if self.watchdog else None
-        self._say("READY=1", _status(status))
+        self._status = _status(status)
+        self._say("READY=1", self._status)
 
     def reloading(self, now: float) -> None:
         """A reload begins; `ready` ends it, also when it has failed and the old workers go on."""
@@ -109,15 +117,26 @@ class Notifier:
     def stopping(self, seconds: float) -> None:
         """The stop has begun, and takes `seconds` at most."""
         self._extend_at = None
+        self._status_at = inf
         self._is_stopping = True
         self._say("STOPPING=1", _extension(seconds))
 
-    def status(self, text: str) -> None:
-        """One line for people: what `systemctl status` shows."""
-        self._say(_status(text))
+    def status(self, now: float, figures: Callable[[], str]) -> None:
+        """What goes on, in one line for people: `systemctl status` shows it.
+
+        Said between READY and the stop, every STATUS_EVERY seconds at most, if it is news. That is no deadline: nobody
+        has to wake up for it.
+        """
+        if not (self.address and self._is_ready) or now < self._status_at:
+            return
+        self._status_at = now + STATUS_EVERY
+        before, self._status = self._status, _status(figures())
+        if self._status != before:
+            self._say(self._status)
 
     def main_pid(self, pid: int) -> None:
         """From now on the main process is `pid`: the last word of a master that has a successor."""
+        self._status_at = inf
         self._say(f"MAINPID={pid}")
 
     # -- what time asks for

@@ -897,9 +897,8 @@ def test_there_is_no_successor_until_a_slot_that_goes_away_has_gone() -> None:
     fleet.upgrade()
     fleet.obey()
     fleet.upgrade()
-    assert fleet.successor is None
     refusal = "Worker 2 is still leaving, and there is no upgrade until it has gone"
-    assert fleet.texts(WARNING) == [refusal, refusal]
+    assert (fleet.successor, fleet.texts(WARNING)) == (None, [refusal, refusal])
     assert fleet.supervisor.message == refusal
     fleet.pass_time(2 * LAST_HANDSHAKES)
     assert fleet.slots == {0}

@@ -22,6 +22,7 @@ from ladybug.systemd import (
     MOST_UNSENT,
     RETRY,
     SD_LISTEN_FDS_START,
+    STATUS_EVERY,
     Notifier,
     take_listen_fds,
 )
@@ -84,7 +85,7 @@ def test_the_life_of_a_service_in_the_words_of_sd_notify(manager: Manager) -> No
     notifier = Notifier(manager.address)
     notifier.starting(100.0)
     notifier.ready("Serving on http://127.0.0.1:8000")
-    notifier.status("2 workers")
+    notifier.status(100.0 + STATUS_EVERY, lambda: "2 workers")
     notifier.reloading(1234.5678912)
     notifier.ready()
     notifier.main_pid(4242)
@@ -120,11 +121,48 @@ def test_the_time_of_a_reload_is_on_the_clock_of_systemd() -> None:
 
 def test_a_status_is_one_line_whatever_is_in_it(manager: Manager) -> None:
     notifier = Notifier(manager.address)
-    notifier.status("half\nMAINPID=1\n\ttext")
-    notifier.status("\udce4" + "x" * 10_000)
+    notifier.ready("half\nMAINPID=1\n\ttext")
+    notifier.ready("\udce4" + "x" * 10_000)
     half, long = manager.all()
-    assert half == "STATUS=half MAINPID=1 text"
-    assert len(long) == len("STATUS=") + MAX_STATUS
+    assert half == "READY=1\nSTATUS=half MAINPID=1 text"
+    assert len(long) == len("READY=1\nSTATUS=") + MAX_STATUS
+
+
+def test_figures_are_told_now_and_then_if_they_are_news_and_nobody_wakes_up_for_them(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+
+    def told(now: float, text: str) -> list[str]:
+        notifier.status(now, lambda: text)
+        assert notifier.next_deadline() is None
+        return manager.all()
+
+    notifier.starting(100.0)
+    notifier.ready("Serving")
+    assert manager.all() == ["READY=1\nSTATUS=Serving"]
+    assert told(100.0, "too early") == []
+    now = 100.0 + STATUS_EVERY
+    assert told(now, "Serving; 1 request") == ["STATUS=Serving; 1 request"]
+    assert told(now + STATUS_EVERY / 2, "too early") == []
+    assert told(now + STATUS_EVERY, "Serving; 1 request") == []
+    notifier.ready("Serving")  # after a reload, which has said something else
+    manager.all()
+    assert told(now + 2 * STATUS_EVERY, "Serving; 1 request") == ["STATUS=Serving; 1 request"]
+
+
+@pytest.mark.parametrize("last", ["stop", "successor"])
+def test_after_the_last_word_and_before_the_first_there_are_no_figures(manager: Manager, last: str) -> None:
+    notifier = Notifier(manager.address)
+    notifier.starting(0.0)
+    notifier.status(1e6, lambda: "not ready")
+    assert manager.all() == []
+    notifier.ready()
+    if last == "stop":
+        notifier.stopping(1.0)
+    else:
+        notifier.main_pid(4242)
+    manager.all()
+    notifier.status(2e6, lambda: "of no interest any more")
+    assert manager.all() == []
 
 
 # -- what time asks for
@@ -214,6 +252,7 @@ def test_without_systemd_nothing_is_said_and_nothing_is_due() -> None:
     notifier.ready("text")
     notifier.reloading(1.0)
     notifier.tick(1e9, sick)
+    notifier.status(1e9, lambda: pytest.fail("nobody would read it"))
     notifier.stopping(1.0)
     assert notifier.next_deadline() is None
     assert notifier.environment() == {}
@@ -256,13 +295,13 @@ def test_a_manager_that_never_reads_costs_a_few_messages_of_memory(manager: Mana
     fill(manager)
     notifier = Notifier(manager.address)
     for number in range(1000):
-        notifier.status(str(number))
+        notifier.ready(str(number))
     manager.all()
     said = []
     while notifier.next_deadline() is not None:
         notifier.tick(1.0, healthy)
         said += manager.all()
-    assert said == [f"STATUS={number}" for number in range(1000 - MOST_UNSENT, 1000)]
+    assert said == [f"READY=1\nSTATUS={number}" for number in range(1000 - MOST_UNSENT, 1000)]
 
 
 def test_no_descriptor_is_left_open(manager: Manager) -> None:

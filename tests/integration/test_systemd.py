@@ -107,6 +107,27 @@ def test_a_start_that_fails_never_says_ready(manager: Manager) -> None:
     assert not any("READY" in message for message in manager.all())
 
 
+@pytest.mark.slow
+def test_the_status_has_figures_after_a_while(manager: Manager) -> None:
+    """Those of a worker that has gone are not forgotten."""
+    with serve(APP, workers=1, env=environment_of(manager)) as server:
+        status = (
+            manager.next().removeprefix("READY=1\n") + "; workers: 1, connections: {}, requests in flight: 0, served: 4"
+        )
+        for _ in range(3):
+            assert server.request("/who").status == 200
+        with server.connect() as client:
+            assert client.request("/who").status == 200
+            while manager.next() != status.format(1):
+                pass
+        (worker,) = psutil.Process(server.pid).children()
+        server.signal(signal.SIGHUP)
+        psutil.wait_procs([worker], timeout=DEADLINE)
+        assert not worker.is_running()
+        while manager.next() != status.format(0):
+            pass
+
+
 def test_the_watchdog_starves_when_every_loop_is_blocked(manager: Manager) -> None:
     with serve(APP, workers=1, env=environment_of(manager, WATCHDOG_USEC="3000000")) as server:
         manager.next()
