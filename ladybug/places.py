@@ -109,8 +109,15 @@ class Places:
         self._closing.add(slot)
 
     def turn_away(self) -> None:
-        """Let no new connection in, anywhere."""
+        """Let no new connection in, anywhere, and rescue what is in now: soon those who receive are told to go."""
         turn_away(self._config, [place.listeners for place in self._places.values()])
+        to = self._channels()
+        for slot in self._left_alone():
+            place = self._places[slot]
+            # As long as there is room in the channels, which the kernel bounds.
+            while self._rescuer.rescue(place.own, place.channel, to) == MOST_PER_CALL:
+                pass
+        self._rescuer.deliver(to)
 
     def close(self) -> None:
         """Close all of them in this process."""
@@ -156,7 +163,7 @@ class Places:
         if now < self._rescue_at:
             return []
         closed = []
-        to = [self._places[slot].channel for slot in sorted(self.receiving)]
+        to = self._channels()
         for slot in self._left_alone():
             place = self._places[slot]
             moved = self._rescuer.rescue(place.own, place.channel, to)
@@ -170,6 +177,10 @@ class Places:
         if to and not self._rescuer.deliver(to):
             self._rescue_at = now + NO_ROOM
         return closed
+
+    def _channels(self) -> list[Channel]:
+        """Where what is rescued goes."""
+        return [self._places[slot].channel for slot in sorted(self.receiving)]
 
     def _left_alone(self) -> list[int]:
         """Slots whose queues nobody empties, while somebody else could."""

@@ -105,6 +105,19 @@ def test_a_slot_is_closed_when_it_is_empty_and_not_before() -> None:
 
 
 @linux
+def test_when_all_are_turned_away_what_nobody_takes_is_rescued_at_once() -> None:
+    with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
+        made.route(frozenset({0}))
+        for client in connected(listeners[0][0].getsockname(), 100):
+            stack.enter_context(client)
+        made.route(frozenset({1, 2}))
+        made.turn_away()
+        rescued = [received(made, slot) for slot in range(SLOTS)]
+        assert sum(rescued) == 100, "more than one call can move"
+        assert waiting(listeners[0][0]) == 0
+
+
+@linux
 def test_a_slot_that_is_closed_is_out_of_the_group_whoever_still_holds_its_listener() -> None:
     with places(Config("m:a", port=0)) as (made, listeners), contextlib.ExitStack() as stack:
         # What a worker has until it lets go of what is not its own.
