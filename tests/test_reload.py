@@ -372,6 +372,36 @@ def test_hup_restarts_by_hand(project: Project) -> None:
     assert project.children() != before
 
 
+def test_quit_is_a_stop(project: Project) -> None:
+    children = [psutil.Process(pid) for pid in project.children().values()]
+    project.program.signal(signal.SIGQUIT)
+    assert project.program.wait(DEADLINE) == 0
+    project.output.wait_for("Stopped")
+    assert not any(child.is_running() for child in children)
+
+
+def test_log_files_are_opened_anew(tmp_path: Path) -> None:
+    file = tmp_path / "server.log"
+    (tmp_path / "log.ini").write_text(
+        "[loggers]\nkeys=root,lines\n[handlers]\nkeys=file,lines\n[formatters]\nkeys=\n"
+        f"[logger_root]\nhandlers=file\n[handler_file]\nclass=FileHandler\nargs=({str(file)!r},)\n"
+        "[logger_lines]\nlevel=INFO\nhandlers=lines\nqualname=ladybug\n[handler_lines]\nclass=StreamHandler\nargs=()\n"
+    )
+
+    def holds(pid: int, path: Path) -> bool:
+        return any(opened.path == str(path) for opened in psutil.Process(pid).open_files())
+
+    with contextlib.contextmanager(running)(Project(tmp_path, "--log-config", "log.ini")) as project:
+        (worker,) = (pid for name, pid in project.children().items() if "worker" in name)
+        pids = [project.program.pid, worker]
+        assert all(holds(pid, file) for pid in pids)
+        moved = file.rename(tmp_path / "server.log.1")
+        project.program.signal(signal.SIGUSR1)
+        eventually(lambda: not any(holds(pid, moved) for pid in pids), "both to let go of the old file")
+        assert project.ask() == "1"
+        assert worker in project.children().values()
+
+
 def test_workers_are_left_aside(tmp_path: Path) -> None:
     for project in running(Project(tmp_path, "--workers", "3")):
         project.output.wait_for("--reload is for one worker: --workers is left aside")
