@@ -312,6 +312,25 @@ def test_an_application_that_dies_waits_for_the_next_change(project: Project) ->
     project.becomes("2")
 
 
+NONSENSE = """
+import stat
+for fd in range(3, 100):
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.write(fd, b"\\xff" * 100)
+    except OSError:
+        pass
+"""
+
+
+def test_a_worker_that_sends_nonsense_is_killed_and_waits_for_the_next_change(project: Project) -> None:
+    project.write("2", top=NONSENSE + "time.sleep(600)")
+    project.output.wait_for("The worker is killed: it has sent a message that it may not send")
+    project.output.wait_for(r"The worker was killed by signal 9 \(SIGKILL\)\. Waiting for a change")
+    project.write("3")
+    project.becomes("3")
+
+
 def test_many_changes_are_few_restarts(project: Project) -> None:
     for number in range(40):
         (project.directory / f"module{number}.py").write_text(f"N = {number}\n")
