@@ -16,6 +16,7 @@ Rules:
 - The watcher is a process of its own because watchfiles runs threads, and a process that forks should have none.
 - INT reaches everybody from the terminal; only this process heeds it. The workers stay in the terminal's foreground, so
   that a debugger can read from it.
+- QUIT is a stop as INT and TERM are. USR1 opens the log files of this process and of the worker anew.
 """
 
 import logging
@@ -35,6 +36,7 @@ from ladybug.about import announce
 from ladybug.exceptions import STARTUP_FAILURE, StartupError
 from ladybug.link import OUR_SIGNALS, BadLink, Kind, MasterLink, WorkerLink, signal_at_end, title
 from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
+from ladybug.log import reopen_log_files
 from ladybug.privileges import drop_privileges
 from ladybug.rescue import Channel
 from ladybug.scoreboard import Record, Scoreboard
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ladybug.error")
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 # Seconds from TERM to QUIT, for what runs to finish, and from there to KILL, for lifespan shutdown.
 GRACE = 0.5
 PATIENCE = 5.0
@@ -60,7 +63,7 @@ MOST_NAMES = 3
 
 
 def run_reloader(config: "Config") -> int:
-    """Serve until INT or TERM; the exit code: 0, or 1 if the last worker had to be killed. Raises StartupError.
+    """Serve until INT, TERM or QUIT; the exit code: 0, or 1 if the last worker had to be killed. Raises StartupError.
 
     Leaves the signals of the program that called as they were.
     """
@@ -130,7 +133,7 @@ class Reloader:
         self._watched = watched
         self._listeners = open_listeners(config, 1)
         self._scoreboard = Scoreboard()
-        self._signals = SignalQueue(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+        self._signals = SignalQueue(*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
         self._watcher: _Process | None = None
         self._changes = -1  # a pipe: names of files, one in a line
         self._worker: _Worker | None = None
@@ -179,10 +182,14 @@ class Reloader:
 
     def _hear_signals(self) -> None:
         for number in self._signals.read():
-            if number in (signal.SIGINT, signal.SIGTERM):
+            if number in STOP_SIGNALS:
                 self._stop()
             elif number == signal.SIGHUP:
                 self._restart("Asked to restart")
+            elif number == signal.SIGUSR1:
+                reopen_log_files()
+                if self._worker is not None:
+                    self._worker.process.kill(signal.SIGUSR1)
 
     def _stop(self) -> None:
         self._stops += 1

@@ -312,6 +312,25 @@ def test_an_application_that_dies_waits_for_the_next_change(project: Project) ->
     project.becomes("2")
 
 
+NONSENSE = """
+import stat
+for fd in range(3, 100):
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.write(fd, b"\\xff" * 100)
+    except OSError:
+        pass
+"""
+
+
+def test_a_worker_that_sends_nonsense_is_killed_and_waits_for_the_next_change(project: Project) -> None:
+    project.write("2", top=NONSENSE + "time.sleep(600)")
+    project.output.wait_for("The worker is killed: it has sent a message that it may not send")
+    project.output.wait_for(r"The worker was killed by signal 9 \(SIGKILL\)\. Waiting for a change")
+    project.write("3")
+    project.becomes("3")
+
+
 def test_many_changes_are_few_restarts(project: Project) -> None:
     for number in range(40):
         (project.directory / f"module{number}.py").write_text(f"N = {number}\n")
@@ -370,6 +389,36 @@ def test_hup_restarts_by_hand(project: Project) -> None:
     project.program.signal(signal.SIGHUP)
     project.output.wait_for("Asked to restart: restarting[\\s\\S]*Serving again")
     assert project.children() != before
+
+
+def test_quit_is_a_stop(project: Project) -> None:
+    children = [psutil.Process(pid) for pid in project.children().values()]
+    project.program.signal(signal.SIGQUIT)
+    assert project.program.wait(DEADLINE) == 0
+    project.output.wait_for("Stopped")
+    assert not any(child.is_running() for child in children)
+
+
+def test_log_files_are_opened_anew(tmp_path: Path) -> None:
+    file = tmp_path / "server.log"
+    (tmp_path / "log.ini").write_text(
+        "[loggers]\nkeys=root,lines\n[handlers]\nkeys=file,lines\n[formatters]\nkeys=\n"
+        f"[logger_root]\nhandlers=file\n[handler_file]\nclass=FileHandler\nargs=({str(file)!r},)\n"
+        "[logger_lines]\nlevel=INFO\nhandlers=lines\nqualname=ladybug\n[handler_lines]\nclass=StreamHandler\nargs=()\n"
+    )
+
+    def holds(pid: int, path: Path) -> bool:
+        return any(opened.path == str(path) for opened in psutil.Process(pid).open_files())
+
+    with contextlib.contextmanager(running)(Project(tmp_path, "--log-config", "log.ini")) as project:
+        (worker,) = (pid for name, pid in project.children().items() if "worker" in name)
+        pids = [project.program.pid, worker]
+        assert all(holds(pid, file) for pid in pids)
+        moved = file.rename(tmp_path / "server.log.1")
+        project.program.signal(signal.SIGUSR1)
+        eventually(lambda: not any(holds(pid, moved) for pid in pids), "both to let go of the old file")
+        assert project.ask() == "1"
+        assert worker in project.children().values()
 
 
 def test_workers_are_left_aside(tmp_path: Path) -> None:

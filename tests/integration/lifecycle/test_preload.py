@@ -583,6 +583,26 @@ def test_a_new_master_takes_over_under_load(control: Control) -> None:
 
 
 @once
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+def test_a_worker_that_writes_nonsense_ends_nobody_but_itself(control: Control, preload: str) -> None:
+    with fleet(control, preload, app="tests.integration.apps.liar:app") as server:
+        assert server.request("/scoreboard").value() in workers_of(server).values()
+        server.signal(SIGTTIN)  # the master has read it by then
+        eventually(lambda: len(workers_of(server)) == 3, "the third worker")
+        before = workers_of(server)
+        with server.connect() as client:
+            client.send(request_bytes("/link"))
+            pid = int(
+                server.output.wait_for(
+                    r"The worker with pid (\d+) is killed: it has sent a message that it may not send \(kind 255, "
+                )[1]
+            )
+        (number,) = (number for number, old in before.items() if old == pid)
+        await_successor(server, number, pid)
+        assert workers_of(server).keys() == {1, 2, 3}
+
+
+@once
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 def test_privileges_are_dropped_before_the_application_is_imported(control: Control) -> None:
     """The group alone, because not every user can read this Python; the user is in test_operations.py."""
