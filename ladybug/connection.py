@@ -339,9 +339,7 @@ class Connection(Transport):
         handshake = read_handshake(head)
         if isinstance(handshake, Refusal):
             self.refuse(handshake)
-        elif self.service.draining:
-            self.refuse(errors.SERVICE_UNAVAILABLE)
-        else:
+        else:  # in a worker that leaves too: it is closed with 1012 as those are that were here before
             self.flush()
             if self.state != CLOSED:
                 WebSocketConnection(self, head, handshake, settings, parser.take_rest()).start()

@@ -1,7 +1,7 @@
 """Everything at once, in no order: operations, and in another run accidents as well, while clients use the fleet.
 
 Operations fail nobody. Of accidents only the clients may notice anything whose connections were in a process that died.
-Ten seconds each; LADYBUG_TEST_CHAOS is for how many instead, LADYBUG_TEST_CHAOS_SEED for a run that is to be seen again.
+Seven seconds each; LADYBUG_TEST_CHAOS is for how many instead, LADYBUG_TEST_CHAOS_SEED for a run that is to be seen again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.integration.support import Server, eventually, request_bytes, variant
 
 APP = "tests.integration.apps.processes:app"
 
-SECONDS = float(os.environ.get("LADYBUG_TEST_CHAOS", "10"))
+SECONDS = float(os.environ.get("LADYBUG_TEST_CHAOS", "7"))
 # Between the death of a process and the last client that notices, who is told by the kernel at once.
 AFTERMATH = 1.0
 # Between what the master does and our reading of its log.
@@ -248,7 +248,7 @@ def test_only_who_was_in_a_killed_process_notices(control: Control, origin: tupl
         with chaos, load:
             chaos.go_on_for(SECONDS, chaos.operations + chaos.accidents * accidents)
             order_again(server, load, origin, story)
-        print(f"{story}: {len(load.answers)} answers, {len(load.failures)} failures")  # noqa: T201
+        print(f"{story}: {len(load.answers)} answers, {len(load.failures)} failures,", end=" ")  # noqa: T201
         print(f"{len(chaos.cut)} connections cut, {len(chaos.forced)} killed by the master; {chaos.done}")  # noqa: T201
         if not accidents:
             assert chaos.forced == [], (story, chaos.done, server.output.text())
