@@ -263,8 +263,8 @@ async def test_a_client_that_takes_little_is_waited_for(stack: Stack) -> None:
         await pair.send(GET)
         await pair.until_true(lambda: pair.connection.blocked)
         for _ in range(5):
-            unsent = pair.connection.unsent
             await pair.elapse(SEND - 5)
+            unsent = pair.connection.unsent
             while pair.connection.unsent == unsent:
                 await pair.fill()
                 await pair.settle()

@@ -836,7 +836,7 @@ def test_what_came_of_an_old_operation_is_no_reason_for_a_new_one_to_fail(event:
     fleet.stop()
     assert "no database" in fleet.supervisor.message
     fleet.perform(getattr(fleet.supervisor, event)(*([2] if event == "scale_requested" else []), fleet.now))
-    assert fleet.supervisor.message == ""
+    assert "no database" not in fleet.supervisor.message
 
 
 def test_one_worker_stays() -> None:
