@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from tests.integration.support import DEADLINE, Server, Truncated, eventually
-from tests.integration.websocket.peer import CLOSE, TEXT, Frame, Peer, close_payload
+from tests.integration.websocket.peer import CLOSE, PING, PONG, TEXT, Frame, Peer, close_payload
 
 # What /stream answers, in pieces.
 STREAMED = b"".join(b"%04d" % number for number in range(20))
@@ -183,7 +183,9 @@ class Load:
             number += 1
             message = b"message %d" % number
             client.send_frame(TEXT, message)
-            if (got := client.read_frame()).opcode == CLOSE:
+            while (got := client.read_frame()).opcode == PING:
+                client.send_frame(PONG, got.payload)
+            if got.opcode == CLOSE:
                 # What was sent before the server's close frame came may be lost (RFC 6455 section 1.4).
                 assert got.payload[:2] in map(close_payload, FAREWELLS), got
                 client.send_frame(CLOSE, got.payload[:2])
@@ -192,6 +194,7 @@ class Load:
             assert got == Frame(TEXT, message), (got, message)
             self.answers.append(pid)
         client.send_close(1000)
-        got = client.read_frame()
+        while (got := client.read_frame()).opcode == PING:
+            pass
         assert got.opcode == CLOSE and got.payload[:2] in map(close_payload, (1000, *FAREWELLS)), got
         client.expect_end()
