@@ -246,13 +246,12 @@ def test_a_reload_finds_new_code(control: Control) -> None:
     with fleet(control, *options, app="project.versioned:app") as server:
         (old,) = fork_servers_of(server)
         assert server.request("/").value() == 1
-        module.write_text(
-            NEW_CODE.format(version=20)
-        )  # of another size: within a second Python sees no other difference
+        # Of another size: within a second Python sees no other difference.
+        module.write_text(NEW_CODE.format(version=20))
         assert server.request("/").value() == 1
         reload(server)
-        assert server.request("/").value() == 20
         eventually(lambda: only_these_are_left(server, [1, 2]), "the old ones to leave")
+        assert server.request("/").value() == 20
         assert fork_servers_of(server) != [old]
 
 
