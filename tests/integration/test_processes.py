@@ -314,10 +314,10 @@ def test_connections_in_the_queue_of_a_killed_worker_are_served_by_its_successor
 
 def test_a_worker_is_ready_before_its_first_request_is_taken_whatever_that_does(control: Control) -> None:
     """A request that blocks the event loop waits for whoever takes its place, and must not hide that it is there."""
-    with fleet(control, workers=1) as server, server.connect() as client:
+    with fleet(control, workers=1) as server, contextlib.ExitStack() as clients:
         (old,) = workers_of(server).values()
         os.kill(old, SIGSTOP)
-        client.send(request_bytes("/block"))
+        clients.enter_context(server.connect()).send(request_bytes("/block"))
         os.kill(old, SIGKILL)
         new = await_successor(server, 1, old)
         control.wait_for("blocking")
@@ -362,7 +362,7 @@ def test_a_worker_killed_under_load_loses_only_what_ran_in_it(control: Control) 
             load.wait_for_answers(200)
         # Each of 8 clients has at most one request under way whenever a worker dies.
         assert len(load.failures) <= 3 * 8, load.failures
-        assert {type(error) for error in load.failures} <= {Truncated, ConnectionResetError, BrokenPipeError}
+        assert {type(failure.error) for failure in load.failures} <= {Truncated, ConnectionResetError, BrokenPipeError}
 
 
 def test_workers_that_have_served_their_number_of_requests_are_replaced_without_a_failure(control: Control) -> None:
@@ -475,7 +475,7 @@ def test_a_stop_under_load_answers_every_request_it_has_taken(control: Control, 
             load.wait_for_answers(200)
             server.signal(SIGTERM)
             assert server.wait() == 0
-        lost = [error for error in load.failures if not isinstance(error, ConnectionRefusedError)]
+        lost = [failure for failure in load.failures if not isinstance(failure.error, ConnectionRefusedError)]
         assert lost == []
 
 
