@@ -191,7 +191,7 @@ def test_the_master_is_small_and_carries_no_event_loop(control: Control) -> None
         for heavy in ("_asyncio", "_ssl", "uvloop", "httptools"):
             assert heavy not in maps
         (worker,) = workers_of(server).values()
-        # What shared libraries cost depends on who else has them loaded; benchmarks/RESULTS.md has the figures of a quiet machine.
+        # What libraries cost depends on who else has them loaded; benchmarks/RESULTS.md has the figures of a quiet machine.
         assert pss(server.pid) <= 13 * 1024
         assert pss(worker) <= 25 * 1024
 
