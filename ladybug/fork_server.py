@@ -266,7 +266,7 @@ def load(config: "Config") -> "ASGI3App":
     read_files_anew(config)
 
     loop_factory(config)  # for the modules that it brings
-    app, _ = load_app(config)
+    app = load_app(config)
     _warn_of_threads(config)
     # Out of sight of the collector its pages stay shared.
     gc.collect()

@@ -32,8 +32,8 @@ ASGI3App = Callable[[Scope, Receive, Send], Awaitable[None]]
 ASGI2App = Callable[[Scope], Callable[[Receive, Send], Awaitable[None]]]
 
 
-def load_app(config: "Config") -> tuple[ASGI3App, Literal["asgi3", "asgi2"]]:
-    """Import the application, call its factory, and make an ASGI 3 callable of it; with the interface it has.
+def load_app(config: "Config") -> ASGI3App:
+    """Import the application, call its factory, and make an ASGI 3 callable of it: an ASGI2Adapter of one that is ASGI 2.
 
     Raises StartupError.
     """
@@ -52,8 +52,8 @@ def load_app(config: "Config") -> tuple[ASGI3App, Literal["asgi3", "asgi2"]]:
         raise StartupError(f"Cannot serve {name}: it is {_described(app)}, not a callable ASGI application.")
     interface = detect_interface(app) if config.interface == "auto" else config.interface
     if interface == "asgi2":
-        return ASGI2Adapter(cast(ASGI2App, app)), "asgi2"
-    return cast(ASGI3App, app), "asgi3"
+        return ASGI2Adapter(cast(ASGI2App, app))
+    return cast(ASGI3App, app)
 
 
 def put_first_in_path(directory: str) -> None:

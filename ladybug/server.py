@@ -165,7 +165,7 @@ class Server:
     def load(self) -> None:
         """Import the application, unless it is there already; serve() does it for whoever did not. Raises StartupError."""
         if self._app is None:
-            self._app, _ = load_app(self.config)
+            self._app = load_app(self.config)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until shutdown() and all that it entails is over.

@@ -37,7 +37,7 @@ class Project:
         (self.directory / f"{name}.py").write_text(source)
         return name
 
-    def load(self, app: str, **settings: Any) -> tuple[Callable[..., Awaitable[None]], str]:
+    def load(self, app: str, **settings: Any) -> Callable[..., Awaitable[None]]:
         return load_app(Config(app, app_dir=self.directory, **settings))
 
     def failure(self, app: str, **settings: Any) -> str:
@@ -105,8 +105,8 @@ def test_the_interface_is_told_by_looking_at_the_application(app: object, interf
 
 
 def test_an_asgi_2_application_is_served_as_asgi_3() -> None:
-    app, interface = load_app(Config(ASGI2))
-    assert interface == "asgi2"
+    app = load_app(Config(ASGI2))
+    assert isinstance(app, ASGI2Adapter)
     assert inspect.iscoroutinefunction(ASGI2Adapter.__call__)
     sent: list[Any] = []
 
@@ -124,16 +124,12 @@ def test_an_asgi_2_application_is_served_as_asgi_3() -> None:
 
 
 def test_an_application_object_is_taken_as_it_is() -> None:
-    assert load_app(Config(asgi3)) == (asgi3, "asgi3")
+    assert load_app(Config(asgi3)) is asgi3
 
 
 def test_the_interface_can_be_said_instead_of_detected() -> None:
-    app, interface = load_app(Config(asgi3, interface="asgi2"))
-    assert isinstance(app, ASGI2Adapter)
-    assert interface == "asgi2"
-    app, interface = load_app(Config(Callable3(), interface="asgi3"))
-    assert isinstance(app, Callable3)
-    assert interface == "asgi3"
+    assert isinstance(load_app(Config(asgi3, interface="asgi2")), ASGI2Adapter)
+    assert isinstance(load_app(Config(Callable3(), interface="asgi3")), Callable3)
 
 
 def test_module_and_attribute_may_have_dots(project: Project) -> None:
@@ -141,7 +137,7 @@ def test_module_and_attribute_may_have_dots(project: Project) -> None:
     (project.directory / "users_package_a" / "inner" / "web.py").write_text(
         APP + "class site:\n    class api:\n        handler = app\n"
     )
-    app, _ = project.load("users_package_a.inner.web:site.api.handler")
+    app = project.load("users_package_a.inner.web:site.api.handler")
     assert app is sys.modules["users_package_a.inner.web"].app
 
 
@@ -164,16 +160,16 @@ def test_app_dir_none_leaves_the_path_alone(project: Project) -> None:
 
 def test_a_factory_is_called(project: Project) -> None:
     name = project.module(APP + "def make(): return app\n")
-    app, interface = project.load(f"{name}:make", factory=True)
-    assert (app, interface) == (sys.modules[name].app, "asgi3")
-    assert load_app(Config(lambda: asgi3, factory=True)) == (asgi3, "asgi3")
+    app = project.load(f"{name}:make", factory=True)
+    assert app is sys.modules[name].app
+    assert load_app(Config(lambda: asgi3, factory=True)) is asgi3
 
 
 def test_what_can_only_be_a_factory_is_called_with_a_warning(
     caplog: pytest.LogCaptureFixture, project: Project
 ) -> None:
     name = project.module(APP + "def make(): return app\n")
-    app, _ = project.load(f"{name}:make")
+    app = project.load(f"{name}:make")
     assert app is sys.modules[name].app
     assert f"{name}:make takes no arguments: calling it as with --factory." in caplog.text
 

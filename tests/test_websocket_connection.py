@@ -10,6 +10,7 @@ import pytest
 
 from ladybug import transport
 from ladybug.asgi.service import WebSocketSettings
+from ladybug.deadlines import NEVER
 from ladybug.transport import Timeouts
 from ladybug.websocket_connection import (
     CLOSED,
@@ -318,6 +319,26 @@ async def test_no_interval_is_no_ping_and_no_timeout_no_judgement(stack: Stack, 
             assert talk.connection.phase == OPEN
         await pair.elapse(TIMEOUT)
         talk.call.returns()
+
+
+@on_every_stack
+async def test_a_handshake_on_a_connection_of_a_server_that_leaves_is_taken_and_closed_with_1012(stack: Stack) -> None:
+    """A 503 would be an error to the client; 1012 tells it to come back."""
+    puppet = Puppet()
+    async with stack.pair(puppet, timeouts=Timeouts(0, 0, 0, SEND, LINGER, 0)) as pair:
+        pair.service.websocket = WebSocketSettings(1 << 20, QUEUE, NEVER, NEVER, True)
+        pair.service.draining = True
+        await pair.send(HANDSHAKE)
+        call = await puppet.call()
+        await call.send({"type": "websocket.accept"})
+        assert (await pair.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        (exchange,) = pair.service.running
+        assert exchange.may_leave(False, False)
+        exchange.leave()
+        await pair.settle()
+        pair.service.end_turn()
+        assert await pair.exactly(4) == unmasked(CLOSE, code_of(1012))
+        call.returns()
 
 
 @on_every_stack
