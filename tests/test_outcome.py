@@ -118,8 +118,8 @@ def test_a_stop_is_done_when_the_process_has_gone() -> None:
         reaper = threading.Timer(0.2, lambda: process.communicate(b"\n"))
         reaper.start()
         assert judge(None) == "Stopped."
-        assert process.poll() == 0
         reaper.join()
+        assert process.poll() == 0
 
 
 def test_a_stop_is_done_when_somebody_else_is_at_its_place() -> None:
