@@ -42,26 +42,31 @@ class NotInTime(click.ClickException):
     exit_code = 4
 
 
+def which(**more: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option that says which server is meant: before the command or after it, which wins."""
+    return click.option(
+        "--control-socket",
+        "path",
+        metavar="PATH",
+        help="The control socket of the server, as it was given to the server.",
+        **more,
+    )
+
+
+# As for the server: what its environment says, this command in the same environment heeds.
 @click.group()
-def ctl() -> None:
+@which(envvar=Config.control_socket.env)
+@click.pass_context
+def ctl(context: click.Context, path: str | None) -> None:
     """Ask a running server, or tell it what to do.
 
     The server is found by itself if you run one; otherwise say which with --control-socket.
     """
-
-
-which = click.option(
-    "--control-socket",
-    "path",
-    metavar="PATH",
-    # As for the server: what its environment says, this command in the same environment heeds.
-    envvar=Config.control_socket.env,
-    help="The control socket of the server, as it was given to the server.",
-)
+    context.obj = path
 
 
 @ctl.command()
-@which
+@which()
 @click.option("--json", "as_json", is_flag=True, help="Print what the server answers, for programs.")
 def status(path: str | None, as_json: bool) -> None:
     """Print what the workers are doing."""
@@ -82,7 +87,7 @@ def waits(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @ctl.command()
-@which
+@which()
 @waits
 def reload(path: str | None, wait: bool, timeout: float | None) -> None:
     """Replace all workers with new ones, which import the application anew; nobody is turned away meanwhile."""
@@ -93,7 +98,7 @@ def reload(path: str | None, wait: bool, timeout: float | None) -> None:
 
 
 @ctl.command()
-@which
+@which()
 @waits
 def stop(path: str | None, wait: bool, timeout: float | None) -> None:
     """Stop the server gracefully; a second time cuts short what still runs."""
@@ -105,7 +110,7 @@ def stop(path: str | None, wait: bool, timeout: float | None) -> None:
 
 
 @ctl.command()
-@which
+@which()
 @waits
 @click.argument("workers", type=click.IntRange(1))
 def scale(path: str | None, workers: int, wait: bool, timeout: float | None) -> None:
@@ -117,7 +122,7 @@ def scale(path: str | None, workers: int, wait: bool, timeout: float | None) -> 
 
 
 @ctl.command()
-@which
+@which()
 @waits
 def upgrade(path: str | None, wait: bool, timeout: float | None) -> None:
     """Start the server that is installed now, and have it take over."""
@@ -148,6 +153,8 @@ def finish(path: str, judge: Judge, timeout: float | None) -> None:
 
 def found(path: str | None) -> str:
     """The control socket of the server that is meant. Raises what ends this command."""
+    if path is None:
+        path = click.get_current_context().obj
     if path is None or path in ("", "auto"):
         return the_only_server()
     if path == "off":

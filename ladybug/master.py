@@ -9,8 +9,6 @@ message from a worker, a deadline. With nothing to do it wakes up once or twice 
 Rules:
 - Nothing here imports asyncio, the application or the compiled rooms. What only a worker needs is imported in the worker,
   after the fork (`_become_worker`).
-- Only our own processes are waited for; the program that called `ladybug.run` may have children too. As process 1 of a
-  container we also reap the orphans that the kernel hands us.
 - A forked child never returns into this code: see `worker.leave`.
 - With --preload workers are forked by another child (fork_server.py), on order; apart from that they are as any other.
 """
@@ -22,12 +20,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from setproctitle import setproctitle
 
-from ladybug import __version__
 from ladybug.about import announce
 from ladybug.actions import (
     Action,
@@ -51,18 +47,9 @@ from ladybug.actions import (
     Stopping,
     StopSuccessor,
 )
-from ladybug.control import (
-    Command,
-    ControlServer,
-    Refused,
-    SlotStatus,
-    Status,
-    WorkerStatus,
-    open_control,
-    resident_memory,
-    waiting_connections,
-    whole_argument,
-)
+from ladybug.children import LOST_RETURNCODE, Child, ended, wait_for
+from ladybug.commands import Commands
+from ladybug.control import ControlServer, open_control
 from ladybug.exceptions import STARTUP_FAILURE, StartupError
 from ladybug.forking import flush, open_pipe
 from ladybug.link import (
@@ -101,9 +88,6 @@ SIGNALS = (
     *STOP_SIGNALS,
     *(signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD),
 )
-# For a child whose end somebody else has collected. As asyncio and the shell say "unknown".
-LOST_RETURNCODE = 255
-
 _REPORTS = {Kind.READY: Report.READY, Kind.FAILED: Report.FAILED, Kind.RETIRING: Report.RETIRING}
 
 
@@ -126,7 +110,6 @@ class Master:
         self._config = config
         self._pid_file = pid_file
         self._inheritance = inheritance  # until we serve
-        self._began = time.monotonic()
         self._start = Start.of_this_process()
         listeners = open_listeners(config, config.workers) if inheritance is None else inheritance.adopt(config)
         self._addresses = [describe(listener) for listener in listeners[0]]
@@ -151,7 +134,9 @@ class Master:
             ),
         )
         self._signals = SignalQueue(*SIGNALS)
-        self._children: dict[int, _Child] = {}  # by pid
+        self._children: dict[int, Child] = {}  # by pid
+        commands = Commands(config, self._addresses, self._supervisor, self._places, self._children, self._perform)
+        self._commands = commands.by_name()
         self._served_before = 0  # requests, by workers that have gone
         self._exit_code: int | None = None
 
@@ -164,7 +149,7 @@ class Master:
         self._notifier.starting(time.monotonic())
         try:
             if self._inheritance is None:
-                self._control = open_control(self._config.control_socket, self._commands())
+                self._control = open_control(self._config.control_socket, self._commands)
             self._perform(self._supervisor.start(time.monotonic()))
             while self._exit_code is None:
                 self._wait()
@@ -183,7 +168,7 @@ class Master:
             self._signals.give_back()
             self._preload.stop()
             for pid in self._preload.pids():
-                _wait_for(pid, 0)
+                wait_for(pid, 0)
             self._preload.forget()
             self._places.close()
             if self._control is not None:
@@ -250,19 +235,19 @@ class Master:
         for child in list(self._children.values()):
             self._hear(child)
 
-    def _hear(self, child: "_Child") -> None:
+    def _hear(self, child: Child) -> None:
         try:
             messages = child.link.receive()
         except BadLink as error:
             logger.error("The worker with pid %d is killed: %s", child.pid, error)
-            self._kill(child.pid, signal.SIGKILL)
+            child.kill(signal.SIGKILL)
             return
         for message in messages:
             self._perform(self._supervisor.reported(child.pid, _REPORTS[message.kind], message.text, time.monotonic()))
 
     def _reap(self) -> None:
         """Collect the processes that have ended, each after its last words."""
-        for pid, returncode in _ended(lambda: [*self._children, *self._preload.pids()]):
+        for pid, returncode in ended(lambda: [*self._children, *self._preload.pids()]):
             if pid not in self._children:
                 self._preload.exited(pid, returncode, time.monotonic())
                 continue
@@ -302,12 +287,12 @@ class Master:
             self._successor = None
             successor.close()
             self._perform(self._supervisor.successor_ready(time.monotonic()))
-        elif (ended := _wait_for(successor.pid)) is None or ended[0] != 0:
+        elif (end := wait_for(successor.pid)) is None or end[0] != 0:
             self._successor = None
             successor.close()
             # What it has done to the sockets, on its way.
             self._places.route_again()
-            why = f"the new one {describe_exit(LOST_RETURNCODE if ended is None else ended[1])}"
+            why = f"the new one {describe_exit(LOST_RETURNCODE if end is None else end[1])}"
             self._perform(self._supervisor.successor_failed(why, time.monotonic()))
 
     def _rescue(self) -> None:
@@ -353,10 +338,10 @@ class Master:
                     if self._config.preload:
                         self._preload.renew(time.monotonic())
                 case Signal(pid, number):
-                    self._kill(pid, number)
+                    self._children[pid].kill(number)
                 case AskStacks(pid):
                     self._children[pid].stacks.read()  # of the last time it stood still, for too short to be told of
-                    self._kill(pid, STACKS_SIGNAL)
+                    self._children[pid].kill(STACKS_SIGNAL)
                 case LogStacks(pid, level, text):
                     stacks = self._children[pid].stacks.read() or "(It writes no stacks: is it stopped (SIGSTOP)?)"
                     logger.log(level, "%s:\n%s", text, stacks)
@@ -401,11 +386,6 @@ class Master:
                 case Exit(code):
                     self._exit_code = code
 
-    def _kill(self, pid: int, number: signal.Signals) -> None:
-        if self._children[pid].is_alive:
-            with contextlib.suppress(ProcessLookupError):  # the program that called `ladybug.run` may have reaped it
-                os.kill(pid, number)
-
     def _open_place(self, slot: int) -> None:
         now = time.monotonic()
         try:
@@ -440,7 +420,7 @@ class Master:
                 self._pid_file.take_over()
             inheritance.say_ready()
             try:
-                self._control = open_control(self._config.control_socket, self._commands(), replace=True)
+                self._control = open_control(self._config.control_socket, self._commands, replace=True)
             except StartupError as error:
                 # Our predecessor is leaving: whoever is served is worth more than who commands.
                 logger.error("ladybug ctl will not find this server: %s", error)
@@ -466,7 +446,7 @@ class Master:
             actions = self._supervisor.spawned(slot, child.pid, now)
         self._perform(actions)
 
-    def _start_worker(self, spawn: Spawn, source: "ForkServer | None") -> "_Child":
+    def _start_worker(self, spawn: Spawn, source: "ForkServer | None") -> Child:
         """Raises OSError, and has then made nothing."""
         record = self._scoreboard.claim(spawn.slot, spawn.generation, time.monotonic())
         flush()
@@ -485,7 +465,7 @@ class Master:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def _fork(self, slot: int, record: Record, source: "ForkServer | None") -> "_Child":
+    def _fork(self, slot: int, record: Record, source: "ForkServer | None") -> Child:
         """Make the two pipes and the process at their other ends. Raises OSError, and has then made nothing."""
         with contextlib.ExitStack() as on_failure:
             stacks = Stacks()
@@ -502,7 +482,7 @@ class Master:
                     known.append(self._successor.pid)
                 pid = source.fork(slot, record.number, place, link_of_worker, lifeline_of_worker, stacks, known)
             on_failure.pop_all()
-        child = _Child(pid, MasterLink(link), lifeline, record, stacks)
+        child = Child(pid, MasterLink(link), lifeline, record, stacks)
         if pid == 0:
             child.close_pipes()
             self._become_worker(slot, WorkerLink(link_of_worker), lifeline_of_worker, record, stacks)
@@ -551,143 +531,3 @@ class Master:
             self._places.close()
 
         return ForkServer(self._config, self._scoreboard, let_go)
-
-    # -- what operators ask and command (control.py)
-
-    def _commands(self) -> dict[str, Command]:
-        supervisor = self._supervisor
-
-        def scale(request: Mapping[str, Any]) -> Mapping[str, Any]:
-            size = whole_argument(request, "workers", 1)
-            if size > MOST_WORKERS:
-                raise Refused(f"More than {MOST_WORKERS} workers are more than anybody means.")
-            answer = self._obeyed(supervisor.scale_requested(size, time.monotonic()), f"Going to {size}.")
-            if supervisor.size != size:
-                why = "The number of workers stays while a successor starts" if supervisor.is_upgrading else ""
-                raise Refused(f"{why or supervisor.message or 'The server is stopping'}.")
-            return answer
-
-        def reload(_: Mapping[str, Any]) -> Mapping[str, Any]:
-            answer = self._obeyed(supervisor.reload_requested(time.monotonic()), "Reloading.")
-            if supervisor.fleet not in (Fleet.BOOTING, Fleet.RUNNING):
-                raise Refused("The server is stopping.")
-            return answer
-
-        def upgrade(request: Mapping[str, Any]) -> Mapping[str, Any]:
-            answer = self._obeyed(supervisor.upgrade_requested(time.monotonic()), "A new master is starting.")
-            if not supervisor.is_upgrading:
-                raise Refused(f"{supervisor.message}.")
-            return answer
-
-        return {
-            "status": lambda _: self._status(),
-            "reload": reload,
-            "stop": lambda _: self._obeyed(supervisor.stop_requested(time.monotonic()), "Stopping."),
-            "scale": scale,
-            "upgrade": upgrade,
-        }
-
-    def _obeyed(self, actions: list[Action], text: str) -> Mapping[str, Any]:
-        self._perform(actions)
-        return {"text": text}
-
-    def _status(self) -> Status:
-        now = time.monotonic()
-        config = self._config
-        slots = []
-        for number, workers, restarts, trouble in self._supervisor.view():
-            place = self._places.get(number)
-            waiting = [waiting_connections(listener) for listener in place.own] if place is not None else []
-            slots.append(
-                SlotStatus(
-                    slot=number + 1,
-                    receiving=number in self._places.receiving,
-                    waiting=None if None in waiting or not waiting else sum(count or 0 for count in waiting),
-                    restarts=dict(restarts),
-                    trouble=trouble,
-                    workers=[self._status_of(pid, state.value, now) for pid, state in workers],
-                )
-            )
-        return Status(
-            pid=os.getpid(),
-            version=__version__,
-            app=config.app if isinstance(config.app, str) else type(config.app).__name__,
-            addresses=self._addresses,
-            state=self._state(),
-            under_way=[
-                *(["reload"] if self._supervisor.is_reloading else []),
-                *(["upgrade"] if self._supervisor.is_upgrading else []),
-            ],
-            age=now - self._began,
-            workers=self._supervisor.size,
-            slots=slots,
-            message=self._supervisor.message,
-        )
-
-    def _state(self) -> str:
-        fleet = self._supervisor.fleet
-        if self._supervisor.is_reloading and fleet in (Fleet.BOOTING, Fleet.RUNNING):
-            return "reloading"
-        return "upgrading" if self._supervisor.is_upgrading else fleet.value
-
-    def _status_of(self, pid: int, state: str, now: float) -> WorkerStatus:
-        child = self._children[pid]
-        row = child.record.read()
-        return WorkerStatus(
-            pid=pid,
-            generation=row.generation,
-            state=state,
-            age=now - child.born,
-            silent=max(0.0, now - row.heartbeat),
-            connections=row.connections,
-            in_flight=row.in_flight,
-            requests=row.requests,
-            memory=resident_memory(pid),
-        )
-
-
-class _Child:
-    """A worker as the master holds it."""
-
-    def __init__(self, pid: int, link: MasterLink, lifeline: int, record: Record, stacks: Stacks) -> None:
-        self.pid = pid
-        self.link = link
-        self.lifeline = lifeline
-        self.record = record
-        self.stacks = stacks
-        self.born = time.monotonic()
-        self.is_alive = True  # until it is reaped: then its number may be somebody else's
-
-    def close(self) -> None:
-        self.close_pipes()
-        self.stacks.close()
-
-    def close_pipes(self) -> None:
-        """In the child itself: these ends are its master's."""
-        self.link.close()
-        os.close(self.lifeline)
-
-
-def _ended(children: Callable[[], list[int]]) -> Iterator[tuple[int, int]]:
-    """Reap those of `children` that have ended: pid, and exit code or negative signal number."""
-    if os.getpid() == 1:
-        while (ended := _wait_for(-1)) is not None and ended[0] != 0:
-            # Asked each time: one that has ended was perhaps forked for the one before.
-            if ended[0] in children():
-                yield ended
-        return
-    for pid in children():
-        ended = _wait_for(pid)
-        if ended is None:
-            yield pid, LOST_RETURNCODE
-        elif ended[0] != 0:
-            yield ended
-
-
-def _wait_for(pid: int, options: int = os.WNOHANG) -> tuple[int, int] | None:
-    """waitpid(2), without waiting: pid and returncode, (0, 0) if nothing has ended, None if there is no such child."""
-    try:
-        ended, status = os.waitpid(pid, options)
-    except ChildProcessError:
-        return None
-    return ended, os.waitstatus_to_exitcode(status)

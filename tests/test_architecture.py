@@ -28,6 +28,8 @@ FLOORS: dict[str, set[str]] = {
     "fleet": {
         *(
             "actions",
+            "children",
+            "commands",
             "control",
             "fork_server",
             "master",

@@ -177,6 +177,14 @@ def test_the_variable_of_the_server_says_where_it_is(server: str) -> None:
     assert run("reload", LADYBUG_CONTROL_SOCKET=server).exit_code == 0
 
 
+def test_the_server_may_be_named_before_the_command(server: str) -> None:
+    assert run("--control-socket", server, "reload", LADYBUG_CONTROL_SOCKET="/nowhere").exit_code == 0
+
+
+def test_the_name_after_the_command_is_the_one_that_counts(server: str) -> None:
+    assert run("--control-socket", "/nowhere", "reload", "--control-socket", server).exit_code == 0
+
+
 @pytest.mark.parametrize("setting", ["", "auto"])
 def test_the_only_server_is_found(setting: str) -> None:
     with serving():
