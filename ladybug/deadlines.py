@@ -12,7 +12,7 @@ from typing import Any, Final, final
 from librt.vecs import append, vec
 from mypy_extensions import i64, mypyc_attr
 
-TICK: Final = 0.25  # seconds
+TICK: Final = 0.5  # seconds; as the heartbeat (worker.BEAT), with which the sweeps share their wake-ups
 NEVER: Final[i64] = 0
 
 
