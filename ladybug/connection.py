@@ -12,6 +12,7 @@ a request that is answered.
 import errno
 import os
 import socket
+import stat
 from typing import Any, Final, final
 
 from mypy_extensions import i64, mypyc_attr
@@ -105,11 +106,11 @@ class Connection(Transport):
             self.close()
         elif self.exchange is not None:
             # RFC 9110 section 15.5.9; the client stopped in the middle of its body.
-            self.refuse(errors.REQUEST_TIMEOUT)
-        elif self.parser is not None and self.parser.state != HEAD:
+            self.refuse(errors.REQUEST_TIMEOUT, self.exchange.method == "HEAD")
+        elif self.parser.state != HEAD:
             self.close()  # its request is answered; what is missing is a body that nobody wants
         else:
-            self.refuse(errors.REQUEST_TIMEOUT)
+            self.refuse(errors.REQUEST_TIMEOUT, self.parser.begins_head_request())
         owner = self.service.cork_owner
         if owner is not None:
             owner.flush()
@@ -338,7 +339,7 @@ class Connection(Transport):
         """The request is an opening handshake (RFC 6455 section 4.2): another protocol takes the socket over."""
         handshake = read_handshake(head)
         if isinstance(handshake, Refusal):
-            self.refuse(handshake)
+            self.refuse(handshake, head.method == "HEAD")
         else:  # in a worker that leaves too: it is closed with 1012 as those are that were here before
             self.flush()
             if self.state != CLOSED:
@@ -397,8 +398,12 @@ class Connection(Transport):
             # Not here and now: this is inside the application's send(), in the middle of its task.
             self.poller.again(self)
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer what must not reach the application, or must not go on reaching it, and close."""
+    def refuse(self, refusal: Refusal, is_head: bool) -> None:
+        """Answer what must not reach the application, or must not go on reaching it, and close.
+
+        Args:
+            is_head: it is a HEAD request: "the server MUST NOT send content in the response" (RFC 9110 section 9.3.2).
+        """
         exchange = self.exchange
         if exchange is not None:
             self.exchange = None
@@ -425,7 +430,8 @@ class Connection(Transport):
         for name, value in refusal.fields:
             writer.write(name + b": " + value + b"\r\n")
         writer.write(b"connection: close\r\n\r\n")
-        writer.write(content)
+        if not is_head:
+            writer.write(content)
         self.flush()
         self.finish()
 
@@ -434,12 +440,13 @@ class Connection(Transport):
         logger.warning("Exceeded the concurrency limit of %d.", service.limit_concurrency)
         if service.access is not None:
             service.access.record(self.client, head.method, target_of(head.raw_path, head.query), head.http11, 503)
-        self.refuse(errors.SERVICE_UNAVAILABLE)
+        self.refuse(errors.SERVICE_UNAVAILABLE, head.method == "HEAD")
 
     def _refuse_parsed(self, parser: Http1) -> None:
         refusal = parser.refusal
         if refusal is not None:
-            self.refuse(refusal)
+            exchange = self.exchange
+            self.refuse(refusal, parser.is_head or (exchange is not None and exchange.method == "HEAD"))
 
     def drain(self) -> None:
         """The worker stops. What runs is answered with Connection: close; a connection without a request is closed.
@@ -486,7 +493,7 @@ class Connection(Transport):
             self.set_deadline(self.timeouts.body)
 
     async def transmit_file(self, path: str, length: i64, chunked: bool) -> int:
-        file = open(path, "rb", buffering=0)  # noqa: ASYNC230, PTH123, SIM115 - quicker than asking a thread to do it
+        file = open_file(path)
         try:
             size: i64 = os.fstat(file.fileno()).st_size
             if length >= 0 and length < size:
@@ -554,3 +561,13 @@ class Connection(Transport):
             if self.scope is not None:  # its application was not called yet, and will not be
                 self.scope = None
                 exchange.finish()
+
+
+def open_file(path: str) -> Any:
+    """A regular file, opened for reading. Raises OSError; for anything else too, which may have no size or no end."""
+    # To open a pipe waits for its writer, and everybody would wait with it. What has been opened is asked what it is.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return os.fdopen(descriptor, "rb", buffering=0)

@@ -302,6 +302,8 @@ class Headers:
         value = value.strip(" \t")
         if not name or not all(character in TOKEN for character in name):
             raise ValueError(f"{name!r} is not a header name")
+        if name.lower() in SERVERS_OWN:
+            raise ValueError(f"{name} depends on the response: the server says it where it is true")
         if any(
             (character < " " and character != "\t") or character == "\x7f" or character > "\xff" for character in value
         ):
@@ -316,6 +318,8 @@ class Headers:
         raise ValueError(f"{item!r} is not a pair (name, value) of texts")
 
 
+# What frames a message, or speaks of its connection.
+SERVERS_OWN = frozenset({"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"})
 # RFC 9110, 5.6.2: token = 1*tchar
 TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 

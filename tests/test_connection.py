@@ -697,6 +697,42 @@ async def test_an_end_behind_a_full_buffer_does_not_keep_the_worker_busy(stack: 
 # -- Limits of the service ------------------------------------------------------------------------------------------------
 
 
+@on_one_stack
+async def test_a_head_request_that_stalls_gets_no_content(stack: Stack) -> None:
+    async with stack.pair(hello) as pair:
+        await pair.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n")
+        await pair.settle()
+        await expires(pair, HEAD)
+        assert (await pair.response("HEAD")).status == 408
+        assert await pair.rest() == b""
+
+
+@on_one_stack
+async def test_a_head_request_whose_body_stalls_gets_no_content(stack: Stack) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        await pair.send(b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        call = await puppet.call()
+        receiving = asyncio.ensure_future(call.receive())
+        await pair.settle()
+        await expires(pair, BODY)
+        assert await receiving == {"type": "http.disconnect"}
+        call.returns()
+        assert (await pair.response("HEAD")).status == 408
+        assert await pair.rest() == b""
+
+
+@on_one_stack
+async def test_a_head_request_too_many_gets_no_content(stack: Stack) -> None:
+    async with stack.pair(hello) as pair:
+        pair.service.limit_concurrency = 1
+        pair.service.in_flight += 1  # elsewhere
+        await pair.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await pair.response("HEAD")).status == 503
+        assert await pair.rest() == b""
+        pair.service.in_flight -= 1
+
+
 @on_every_stack
 async def test_too_many_requests_at_a_time_are_refused(stack: Stack) -> None:
     async with stack.pair(hello) as pair:

@@ -1,16 +1,22 @@
 """X-Forwarded-For and X-Forwarded-Proto from trusted proxies, with uvicorn's meaning.
 
 A proxy appends the address it heard from, so the list is read from its end: the first address that is not itself a
-trusted proxy is the client. A value that is no address stops the search there; nothing to its left can be believed.
+trusted proxy is the client. A value that is no address stops the search there; nothing to its left can be believed. It
+is the client all the same, some proxies name clients otherwise; but what could not stand in a log is percent-encoded.
 """
 
 import ipaddress
+import re
 from typing import Any, Final, final
+from urllib.parse import quote_from_bytes
 
 from mypy_extensions import mypyc_attr
 
 MOST_REMEMBERED: Final = 4096
 LONGEST_ADDRESS: Final = 45  # an IPv4-mapped IPv6 address, written out
+LONGEST_NAME: Final = 255
+# Addresses (IPv6 with its zone), names, and the identifiers that RFC 7239 section 6 has in their place.
+NAME: Final = re.compile(r"[0-9A-Za-z.:_%\-]{1,255}")
 
 
 @mypyc_attr(native_class=True)
@@ -76,10 +82,11 @@ class Trust:
                     scope["scheme"] = "http"
             elif name == b"x-forwarded-for":
                 text: str = value.decode("latin-1")
-                forwarded += [part.strip() for part in text.split(",")]
+                # RFC 9110 section 5.6.1.2: "A recipient MUST parse and ignore a reasonable number of empty list elements"
+                forwarded += [part.strip() for part in text.split(",") if part.strip()]
         host, port = split_port(self._client(forwarded))
         if host:
-            scope["client"] = (host, port)
+            scope["client"] = (host if NAME.fullmatch(host) else encoded(host), port)
 
     def _client(self, forwarded: list[str]) -> str:
         if self.everybody:
@@ -104,4 +111,10 @@ def split_port(host: str) -> tuple[str, int]:
 
 
 def to_port(text: str) -> int:
-    return int(text) if len(text) <= 5 and text.isdecimal() else 0
+    port = int(text) if len(text) <= 5 and text.isascii() and text.isdecimal() else 0
+    return port if port <= 65535 else 0
+
+
+def encoded(name: str) -> str:
+    """A client's name as it may stand in a log: its first 255 octets, percent-encoded where they are no letters."""
+    return quote_from_bytes(name.encode("latin-1")[:LONGEST_NAME], safe=":")

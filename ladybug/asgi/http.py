@@ -19,7 +19,7 @@ from ladybug.asgi.exchange import NEXT_MESSAGE, SENDS_PER_TURN, Exchange, target
 from ladybug.asgi.response import CRLF, HeadWriter
 from ladybug.asgi.service import Service, Wire
 from ladybug.asgi.waiter import Waiter
-from ladybug.protocol.fields import RequestHead
+from ladybug.protocol.fields import Field, RequestHead
 
 START: Final[i64] = 0
 BODY: Final[i64] = 1
@@ -52,6 +52,7 @@ class HttpExchange(Exchange):
         self.http11: Final = head.http11
         self.persist = head.persistent  # the connection may go on after this
         self.expect_continue = head.expect_continue
+        self.fields: Final = head.headers
         # Request body
         self.received: deque[bytes] | None = None
         self.body_complete = False  # all of it was received
@@ -67,7 +68,8 @@ class HttpExchange(Exchange):
         self.framing: i64 = BY_LENGTH
         self.length: i64 = -1  # content still to come, when framed by length
         self.is_events = False  # it is a stream of server-sent events, for an EventSource
-        self.trailers = False
+        self.trailers = False  # the application has announced some
+        self.trailers_wanted = False  # and the client will take them
 
     def request_line(self) -> tuple[str, str]:
         return self.method, target_of(self.raw_path, self.query).decode("latin-1")
@@ -203,7 +205,7 @@ class HttpExchange(Exchange):
             if state == TRAILERS:
                 self._send_trailers(wire, message)
                 return DONE
-        elif kind == "http.response.early_hint" and state == START:
+        elif kind == "http.response.early_hint" and state <= BODY:
             self._send_early_hint(wire, message)
             return DONE
         raise RuntimeError(f"Expected the ASGI message {STATE_NAMES[state]}, but got {given!r}")
@@ -255,7 +257,9 @@ class HttpExchange(Exchange):
             self.framing = BY_LENGTH
         elif self.http11:
             self.framing = BY_CHUNKS
-            self.trailers = trailers
+            if trailers:
+                self.trailers = True
+                self.trailers_wanted = takes_trailers(self.fields)
             writer.write(b"transfer-encoding: chunked\r\n")
         else:
             # RFC 9112 section 6.1: no Transfer-Encoding to a client that does not speak 1.1
@@ -370,6 +374,10 @@ class HttpExchange(Exchange):
         except BaseException:
             writer.truncate(mark)
             raise
+        # ASGI, "HTTP Trailers": "The ASGI server will only send the trailing headers in case the client has sent the
+        # TE: trailers header in the request." What it does not send it has checked.
+        if not self.trailers_wanted:
+            writer.truncate(mark)
         if message.get("more_trailers", False):
             wire.flush()
         else:
@@ -377,9 +385,6 @@ class HttpExchange(Exchange):
             self._complete(wire)
 
     def _send_early_hint(self, wire: Wire, message: dict[str, Any]) -> None:
-        # RFC 8297; RFC 9110 section 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client."
-        if not self.http11:
-            return
         links = [(b"link", link) for link in message.get("links", ())]
         writer = wire.cork()
         mark: i64 = len(writer)
@@ -390,7 +395,12 @@ class HttpExchange(Exchange):
         except BaseException:
             writer.truncate(mark)
             raise
-        wire.flush()
+        # RFC 8297; RFC 9110 section 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client." The ASGI
+        # specification has hints come after http.response.start, "or ignored": then the final head has begun.
+        if not self.http11 or self.state != START:
+            writer.truncate(mark)
+        else:
+            wire.flush()
 
     def _complete(self, wire: Wire) -> None:
         self._end()
@@ -468,6 +478,14 @@ class HttpExchange(Exchange):
         if self.framing != NO_CONTENT:
             writer.write(content)
         self._complete(wire)
+
+
+def takes_trailers(fields: list[Field]) -> bool:
+    """Whether the request's fields say TE: trailers (RFC 9110 section 10.1.4)."""
+    return any(
+        name == b"te" and b"trailers" in [coding.strip(b" \t").lower() for coding in value.split(b",")]
+        for name, value in fields
+    )
 
 
 def announces_events(headers: list[Any]) -> bool:

@@ -37,6 +37,7 @@ class Lifespan:
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._answers: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._question = ""  # that has no answer yet
+        self._has_started = False
         self._error: BaseException | None = None
 
     async def startup(self) -> None:
@@ -120,6 +121,9 @@ class Lifespan:
             await self.app(scope, self._messages.get, self._send)
         except BaseException as error:
             self._error = error
+            if isinstance(error, Exception) and self._has_started and not self._question:
+                logger.error("The application's lifespan has ended before its shutdown", exc_info=error)
+                self._error = None  # told
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
         finally:
@@ -131,4 +135,5 @@ class Lifespan:
         if not question or kind not in (f"{question}.complete", f"{question}.failed"):
             raise RuntimeError(f"Expected an answer to {question or 'the next lifespan event'}, but got {kind!r}")
         self._question = ""
+        self._has_started = kind == "lifespan.startup.complete"
         self._answers.put_nowait((kind, message.get("message", "")))

@@ -1,8 +1,9 @@
 """Response heads: from an http.response.start message to bytes, every field checked (RFC 9110 sections 5 and 15).
 
 What an application gives is written as it stands, with three exceptions: Connection and Transfer-Encoding belong to
-the server (it frames and persists), and nothing containing CR, LF or NUL gets out. Fields are checked where they are
-copied, eight bytes at a time in compiled code; names are looked up in a table of names already checked.
+the server (it frames and persists, and names Upgrade in Connection), and nothing containing CR, LF or NUL gets out.
+Fields are checked where they are copied, eight bytes at a time in compiled code; names are looked up in a table of names
+already checked.
 """
 
 import re
@@ -43,6 +44,7 @@ TRANSFER_ENCODING: Final[i64] = 2
 CONNECTION: Final[i64] = 3
 DATE: Final[i64] = 4
 SERVER: Final[i64] = 5
+UPGRADE: Final[i64] = 6
 MOST_NAMES: Final = 1024  # applications make up names; the table of checked ones must not grow for ever
 
 CRLF: Final = b"\r\n"
@@ -97,6 +99,7 @@ class HeadWriter:
             b"connection": CONNECTION,
             b"date": DATE,
             b"server": SERVER,
+            b"upgrade": UPGRADE,
         }
         self.kinds: dict[bytes, i64] = dict(self.names)
         # Of the head written last:
@@ -174,8 +177,11 @@ class HeadWriter:
                     continue
                 elif kind == DATE:
                     date = True
-                else:
+                elif kind == SERVER:
                     server = True
+                else:
+                    # RFC 9110 section 7.8: "A sender of Upgrade MUST also send an 'Upgrade' connection option"
+                    writer.write(b"connection: upgrade\r\n")
             writer.write(name)
             writer.write(COLON)
             writer.write(value)

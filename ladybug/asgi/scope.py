@@ -61,7 +61,7 @@ def build_scope(service: Service, head: RequestHead, client: Address | None, ser
         scope["method"] = head.method
     raw_path = head.raw_path
     path = decode_path(raw_path) if head.encoded else raw_path.decode("latin-1")
-    scope["path"] = service.root_path + path if service.root_path else path
+    scope["path"] = service.root_path + path if service.root_path and path != "*" else path
     scope["raw_path"] = raw_path
     if head.query:
         scope["query_string"] = head.query

@@ -15,7 +15,13 @@ from ladybug.protocol.fields import FIELD_LINE
 from ladybug.protocol.limits import MAX_CHUNK_EXTENSIONS, MAX_CHUNK_LINE, Limits
 
 # chunk-size [ chunk-ext ]; "recipients MUST anticipate potentially large hexadecimal numerals": 15 digits are 60 bits.
-CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
+# chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] ), a value being a token or a quoted-string.
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+QUOTED_STRING: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+CHUNK_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,15})"
+    rb"(?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + QUOTED_STRING + rb"))?)*"
+)
 SIZE: Final[i64] = 0
 DATA: Final[i64] = 1
 DATA_END: Final[i64] = 2

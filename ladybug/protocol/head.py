@@ -21,6 +21,16 @@ from ladybug.protocol.limits import Limits
 # RFC 9112 section 3: request-line = method SP request-target SP HTTP-version. The target's alphabet is visible ASCII:
 # wider than RFC 3986 (clients send | and {} unencoded), but no fragment, which "is not part of the request target".
 REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-\"$-~]+) HTTP/([0-9])\.([0-9])")
+# What llhttp knows from elsewhere (RTSP, HTTP/2's preface), and takes for no fault of the method.
+OTHER_PROTOCOLS: Final = frozenset(
+    {
+        *("ANNOUNCE", "DESCRIBE", "FLUSH", "GET_PARAMETER", "PAUSE", "PLAY", "PRI", "RECORD", "REDIRECT", "SETUP"),
+        *("SET_PARAMETER", "TEARDOWN"),
+    }
+)
+# OWS at the end of a field line may be tabs (RFC 9110 section 5.6.3), which llhttp does not take everywhere. Not a line of
+# nothing else: that is obs-fold.
+TRAILING_SPACE: Final = re.compile(rb"(?<=[^\r\n \t])[ \t]+(?=\r\n)")
 ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.DOTALL)
 
 
@@ -47,6 +57,10 @@ def parse_head(head: RequestHead, data: bytes, limits: Limits) -> Refusal | None
     if len(data) - end - 4 > limits.fields_size:
         return errors.FIELDS_TOO_LARGE
     target = head.raw_path
+    if head.method in OTHER_PROTOCOLS:
+        return errors.UNKNOWN_METHOD
+    if b"\t\r\n" in data:
+        data = TRAILING_SPACE.sub(b"", data)
     collector = FieldCollector()
     try:
         httptools.HttpRequestParser(collector).feed_data(data)
@@ -60,7 +74,7 @@ def parse_head(head: RequestHead, data: bytes, limits: Limits) -> Refusal | None
         if not all(FIELD_LINE.fullmatch(line) for line in lines):
             return errors.BAD_FIELD
         head.headers = [(line.partition(b":")[0].lower(), line.partition(b":")[2].strip(b" \t")) for line in lines]
-        return interpret_fields(head) or errors.BAD_FIELD
+        return interpret_fields(head) or split_target(head, target) or errors.BAD_FIELD
     if len(collector.fields) > limits.fields:
         return errors.FIELDS_TOO_LARGE
     head.headers = collector.fields

@@ -68,6 +68,7 @@ class Http1:
         state: HEAD, BODY, CHUNKED, COMPLETE or FAILED.
         content: after DATA, the piece of the body.
         refusal: after ERROR, why and with which status.
+        is_head: after ERROR: the request that is refused is a HEAD request, as far as that can be told.
         remaining: while in BODY, content bytes still to come.
     """
 
@@ -82,6 +83,7 @@ class Http1:
         self.chunked: ChunkedDecoder | None = None
         self.content = b""
         self.refusal: Refusal | None = None
+        self.is_head = False
 
     def receive_data(self, data: bytes) -> None:
         """Take newly read bytes; they are only looked at by next_event()."""
@@ -96,6 +98,10 @@ class Http1:
     def has_input(self) -> bool:
         """Whether bytes are waiting that next_event() has not consumed."""
         return self.position < len(self.buffer)
+
+    def begins_head_request(self) -> bool:
+        """Whether what is being received is a HEAD request."""
+        return self.buffer.startswith(b"HEAD ", int(self.position))
 
     def take_rest(self) -> bytes:
         """What came behind the message: another protocol's bytes, after an upgrade."""
@@ -145,16 +151,14 @@ class Http1:
         if COMPILED and len(data) - start >= SHORTEST_HEAD and self._holds_head(data):
             end: i64 = self.parser.scanner.scan(head, data, start, limits)
             if end >= 0:
-                self.position = end
-                return self._begin_body(head, limits)
+                return self._begin_body(head, limits, end)
         terminator: i64 = data.find(END_OF_HEAD, int(self.searched if self.searched > start else start))
         if terminator < 0:
             return self._check_incomplete(data, start, limits)
         refusal = parse_head(head, data[start : terminator + 4], limits)
         if refusal is not None:
             return self.fail(refusal)
-        self.position = terminator + 4
-        return self._begin_body(head, limits)
+        return self._begin_body(head, limits, terminator + 4)
 
     def _holds_head(self, data: bytes) -> bool:
         # Most requests without a body end where the data ends: three nanoseconds instead of a search.
@@ -185,7 +189,11 @@ class Http1:
             return self.fail(errors.FIELDS_TOO_LARGE)
         return NEED_DATA
 
-    def _begin_body(self, head: RequestHead, limits: Limits) -> i64:
+    def _begin_body(self, head: RequestHead, limits: Limits, end: i64) -> i64:
+        """The head ends at `end`, and may pass."""
+        if limits.body >= 0 and head.body > limits.body:
+            return self.fail(errors.CONTENT_TOO_LARGE)
+        self.position = end
         self.searched = 0
         self.empty_lines = 0
         if head.body == 0:
@@ -194,8 +202,6 @@ class Http1:
             self.chunked = ChunkedDecoder(limits)
             self.state = CHUNKED
         else:
-            if limits.body >= 0 and head.body > limits.body:
-                return self.fail(errors.CONTENT_TOO_LARGE)
             self.remaining = head.body
             self.state = BODY
         return REQUEST
@@ -250,6 +256,7 @@ class Http1:
 
     def fail(self, refusal: Refusal) -> i64:
         """Nothing after this can be understood as HTTP; the bytes are dropped."""
+        self.is_head = self.state == HEAD and self.begins_head_request()
         self.state = FAILED
         self.refusal = refusal
         self.buffer = b""

@@ -298,6 +298,7 @@ MORE: Message = {"type": "http.response.body", "body": b"x", "more_body": True}
 TRAILERS: Message = {"type": "http.response.trailers", "headers": [(b"a", b"b")]}
 HINT: Message = {"type": "http.response.early_hint", "links": [b"</a>; rel=preload"]}
 PATH: Message = {"type": "http.response.pathsend", "path": __file__}
+TAKES_TRAILERS = b"GET / HTTP/1.1\r\nHost: a\r\nTE: deflate, Trailers\r\nConnection: TE\r\n\r\n"
 START_TRAILERS: Message = {**START, "trailers": True}
 
 
@@ -313,7 +314,7 @@ START_TRAILERS: Message = {**START, "trailers": True}
         ([], {"type": b"http.response.start"}, "http.response.start, but got b'http.response.start'"),
         ([HINT], BODY, "Expected the ASGI message http.response.start"),
         ([START], START, "Expected the ASGI message http.response.body, but got 'http.response.start'"),
-        ([START], HINT, "Expected the ASGI message http.response.body"),
+        ([START_TRAILERS, BODY], HINT, "Expected the ASGI message http.response.trailers"),
         ([START], TRAILERS, "Expected the ASGI message http.response.body"),
         ([START, MORE], START, "Expected the ASGI message http.response.body"),
         ([START, MORE], TRAILERS, "Expected the ASGI message http.response.body"),
@@ -878,6 +879,23 @@ async def test_early_hints_go_out_at_once(stack: Stack) -> None:
 
 
 @on_one_stack
+async def test_early_hints_once_the_response_has_begun_are_ignored(stack: Stack) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        await pair.send(GET)
+        call = await puppet.call()
+        await call.start()
+        await call.send(HINT)
+        with pytest.raises(TypeError, match="must be bytes"):
+            await call.send({"type": "http.response.early_hint", "links": ["</a>"]})
+        await call.body(b"x", True)
+        await call.send(HINT)
+        await call.body(b"y")
+        call.returns()
+        assert (await pair.response()).content == b"xy"
+
+
+@on_one_stack
 async def test_no_early_hints_for_1_0(stack: Stack) -> None:
     puppet = Puppet()
     async with stack.pair(puppet) as pair:
@@ -892,7 +910,7 @@ async def test_no_early_hints_for_1_0(stack: Stack) -> None:
 async def test_trailers(stack: Stack) -> None:
     puppet = Puppet()
     async with stack.pair(puppet) as pair:
-        await pair.send(GET)
+        await pair.send(TAKES_TRAILERS)
         call = await puppet.call()
         await call.start(headers=[(b"trailer", b"a")], trailers=True)
         await call.body(b"x", True)
@@ -911,7 +929,7 @@ async def test_trailers(stack: Stack) -> None:
 async def test_content_does_not_wait_for_its_trailers(stack: Stack) -> None:
     puppet = Puppet()
     async with stack.pair(puppet) as pair:
-        await pair.send(GET)
+        await pair.send(TAKES_TRAILERS)
         call = await puppet.call()
         await call.start(trailers=True)
         await pair.settle()
@@ -922,6 +940,27 @@ async def test_content_does_not_wait_for_its_trailers(stack: Stack) -> None:
         await call.send(TRAILERS)
         call.returns()
         assert (await pair.until(b"\r\n\r\n")).endswith(b"a: b\r\n\r\n")
+
+
+@pytest.mark.parametrize("field", [b"", b"TE: gzip\r\n", b"TE: trailers2\r\n", b"Trailers: TE\r\n"])
+@on_one_stack
+async def test_trailers_that_the_client_does_not_want(stack: Stack, field: bytes) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        await pair.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n")
+        call = await puppet.call()
+        await call.start(trailers=True)
+        await call.body(b"x")
+        with pytest.raises(ValueError, match="not a token"):
+            await call.send({"type": "http.response.trailers", "headers": [(b"a b", b"c")]})
+        await call.send({**TRAILERS, "more_trailers": True})
+        await call.send(TRAILERS)
+        call.returns()
+        response = await pair.response()
+        assert (response.content, response.trailers) == (b"x", [])
+        await pair.send(GET)
+        await (await puppet.call()).answer()
+        assert (await pair.response()).status == 200
 
 
 @pytest.mark.parametrize(
@@ -939,7 +978,7 @@ async def test_content_does_not_wait_for_its_trailers(stack: Stack) -> None:
 async def test_malformed_trailers(stack: Stack, headers: Any, error: str) -> None:
     puppet = Puppet()
     async with stack.pair(puppet) as pair:
-        await pair.send(GET)
+        await pair.send(TAKES_TRAILERS)
         call = await puppet.call()
         await call.start(trailers=True)
         await call.body(b"x")

@@ -280,19 +280,27 @@ def test_an_application_that_leaves_before_its_shutdown() -> None:
     assert run(main()).messages(logging.WARNING) == []
 
 
-def test_an_application_that_breaks_while_it_serves_is_told_at_the_end() -> None:
+@pytest.mark.parametrize("turns", [0, 2])
+def test_an_application_that_breaks_while_it_serves_is_told_of_at_once(turns: int) -> None:
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.startup.complete"})
+        for _ in range(turns):
+            await asyncio.sleep(0)
         raise ValueError("background")
 
     async def main() -> None:
         lifespan = Lifespan(app, "auto", "3.0")
-        await lifespan.startup()
-        await asyncio.sleep(0)
-        await lifespan.shutdown(1)
+        with captured_log() as log:
+            await lifespan.startup()
+            for _ in range(turns + 2):
+                await asyncio.sleep(0)
+            told = log.messages(logging.WARNING)
+            assert told == ["The application's lifespan has ended before its shutdown"]
+            await lifespan.shutdown(1)
+            assert log.messages(logging.WARNING) == told
 
-    assert run(main()).messages(logging.WARNING) == ["Exception in the application's lifespan"]
+    run(main())
 
 
 def test_an_answer_given_twice_is_refused_and_does_not_answer_the_next_question() -> None:

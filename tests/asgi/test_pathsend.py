@@ -200,6 +200,22 @@ async def test_a_file_that_cannot_be_opened(stack: Stack, file: Path, name: str)
         assert (await pair.response()).content == b"x"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "directory", "device"])
+@on_every_stack
+async def test_what_is_no_regular_file_is_not_waited_for(stack: Stack, tmp_path: Path, kind: str) -> None:
+    path = {"pipe": tmp_path / "pipe", "directory": tmp_path, "device": Path("/dev/null")}[kind]
+    os.mkfifo(tmp_path / "pipe")
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        call = await called(pair, puppet)
+        await call.start(headers=length_of(1))
+        with pytest.raises(OSError, match="Not a regular file"):
+            await call.send(path_message(str(path)))
+        await call.body(b"x")
+        call.returns()
+        assert (await pair.response()).content == b"x"
+
+
 @on_every_stack
 async def test_a_missing_file_that_nobody_minds_is_no_complete_response(stack: Stack, tmp_path: Path) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:

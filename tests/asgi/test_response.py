@@ -107,6 +107,12 @@ def test_date_and_server_are_there_once(
         ([(b"connection", b"closed")], 200, -1, False, []),
         ([(b"connection", b"keep-alive")], 200, -1, False, []),
         ([(b"transfer-encoding", b"Chunked")], 200, -1, False, []),
+        # RFC 9110 section 7.8
+        ([(b"Upgrade", b"h2c")], 426, -1, False, [b"connection: upgrade", b"Upgrade: h2c"]),
+        (
+            [(b"connection", b"upgrade, close"), (b"upgrade", b"h2c")],
+            *(426, -1, True, [b"connection: upgrade", b"upgrade: h2c"]),
+        ),
     ],
 )
 def test_what_belongs_to_the_server(

@@ -99,6 +99,10 @@ def test_percent_decoding(raw_path: bytes, path: str) -> None:
     assert (scope["path"], scope["raw_path"]) == (path, raw_path)
 
 
+def test_an_asterisk_is_no_path_below_the_root() -> None:
+    assert scope_of(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", root_path="/root")["path"] == "*"
+
+
 def test_root_path() -> None:
     scope = scope_of(b"GET /a%20b HTTP/1.1\r\nHost: a\r\n\r\n", root_path="/root")
     assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/root", "/root/a b", b"/a%20b")

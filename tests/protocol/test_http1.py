@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ladybug.protocol import errors
+from ladybug.protocol.errors import Refusal
 from ladybug.protocol.http1 import COMPLETE, DATA, END, ERROR, NEED_DATA, REQUEST, HeadParser, Http1
 from ladybug.protocol.limits import Limits
 from tests.corpus.accepted import ACCEPTED, Accepted
@@ -27,6 +30,15 @@ def request(line: bytes = b"GET / HTTP/1.1", fields: bytes = HOST, content: byte
 def fields(lines: bytes) -> bytes:
     """A POST with a good Host and these field lines."""
     return request(b"POST / HTTP/1.1", HOST + lines)
+
+
+def refusal_of(pieces: Iterable[bytes]) -> Refusal | None:
+    parser = Http1(HeadParser(Limits()))
+    for piece in pieces:
+        parser.receive_data(piece)
+        if parser.next_event() == ERROR:
+            return parser.refusal
+    return None
 
 
 def chunks(content: bytes) -> bytes:
@@ -100,6 +112,7 @@ REFUSALS = {
     # RFC 9112 section 5
     "a space before the colon": (fields(b"X : 1\r\n"), 400),
     "obs-fold": (fields(b"X: 1\r\n 2\r\n"), 400),
+    "obs-fold of nothing but white space": (fields(b"X: 1\t\r\n \t\r\n"), 400),
     "no colon": (fields(b"X\r\n"), 400),
     "an empty name": (fields(b": 1\r\n"), 400),
     "a NUL in a value": (fields(b"X: \x001\r\n"), 400),
@@ -146,6 +159,30 @@ REFUSALS = {
 @pytest.mark.parametrize(("raw", "status"), REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_has_its_exact_status(raw: bytes, status: int, feeding: Feeding) -> None:
     assert play(feeding(raw)).status == status
+
+
+@pytest.mark.parametrize("method", ["DESCRIBE", "PLAY", "SET_PARAMETER", "PRI", "CONNECT", "get", "LADYBUG"])
+@pytest.mark.parametrize("feeding", FEEDINGS, ids=lambda feeding: feeding.__name__)
+def test_methods_of_other_protocols_are_not_implemented(method: str, feeding: Feeding) -> None:
+    assert play(feeding(request(method.encode() + b" /x HTTP/1.1"))).status == 501
+
+
+@pytest.mark.parametrize("target", [b"x", b"?x", b"a:80", b"http:/x", b"*"])
+@pytest.mark.parametrize("feeding", FEEDINGS, ids=lambda feeding: feeding.__name__)
+def test_a_bad_target_is_called_that(target: bytes, feeding: Feeding) -> None:
+    assert refusal_of(feeding(request(b"GET " + target + b" HTTP/1.1"))) is errors.BAD_TARGET
+
+
+@pytest.mark.parametrize(
+    "line", [b"Transfer-Encoding: chunked\t", b"Transfer-Encoding:\tchunked \t", b"Content-Length: 3\t"]
+)
+@pytest.mark.parametrize("feeding", FEEDINGS, ids=lambda feeding: feeding.__name__)
+def test_white_space_around_values_may_be_tabs(line: bytes, feeding: Feeding) -> None:
+    """RFC 9110 section 5.6.3."""
+    body = b"3\r\nabc\r\n0\r\n\r\n" if b"chunked" in line else b"abc"
+    outcome = play(feeding(request(b"POST / HTTP/1.1", HOST + line + b"\r\n") + body))
+    (message,) = outcome.messages
+    assert (message.content, outcome.status) == (b"abc", 0)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "TRACE", "SEARCH"])
