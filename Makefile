@@ -19,19 +19,21 @@ SOURCES := pyproject.toml setup.py $(shell find ladybug -name '*.py' -o -name py
 FUZZ_SECONDS ?= 60
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: run test test-compiled test-pure check format autobahn bench fuzz clean
+.PHONY: run test test-compiled test-pure test-portable check format autobahn bench fuzz clean
 
 run: $(COMPILED)/.installed
 	$(COMPILED)/bin/ladybug --app-dir examples hello:app
 
 # Two at a time, once both are built: most of the time tests wait. What each has to say comes when it is over.
 test: $(COMPILED)/.ready $(PURE)/.ready .venv/autobahn/.tried .venv/node/.tried
-	$(MAKE) --jobs=2 --output-sync=target test-compiled test-pure
+	$(MAKE) --jobs=2 --output-sync=target test-compiled test-pure test-portable
 
 # The integration tests drive a real server; each line takes other forms of it. Loop and poller are independent, and the
 # life of the fleet does not depend on either.
 test-compiled: $(COMPILED)/.ready .venv/autobahn/.tried .venv/node/.tried
 	LADYBUG_TEST_FORM=compiled $(COMPILED)/bin/pytest
+
+test-portable: $(COMPILED)/.ready .venv/autobahn/.tried .venv/node/.tried
 	LADYBUG_TEST_FORM=compiled LADYBUG_TEST_LOOP=asyncio LADYBUG_TEST_POLLER=portable $(COMPILED)/bin/pytest tests/integration -m "not slow" --ignore tests/integration/lifecycle
 
 test-pure: $(PURE)/.ready

@@ -154,7 +154,7 @@ PONGED = sends(frame(PONG, b"1"))
 WRONG_PONG = sends(frame(PONG, b"0"))
 CLOSED_BY_CLIENT = sends(frame(CLOSE, code_of(4321) + b"so"))
 BROKEN = sends(unmasked(TEXT))
-YEARS = 100 * (SEND + INTERVAL + TIMEOUT)
+YEARS = 10 * (SEND + INTERVAL + TIMEOUT)
 
 # In that state that happens: the next state, what the client reads, and the code the application hears (None: nothing yet).
 LIFE: dict[tuple[int, str], tuple[Callable[[Talk], Awaitable[None]], int, bytes, int | None]] = {

@@ -25,7 +25,7 @@ from tests.integration.support import Server, eventually, request_bytes, variant
 
 APP = "tests.integration.apps.processes:app"
 
-SECONDS = float(os.environ.get("LADYBUG_TEST_CHAOS", "7"))
+SECONDS = float(os.environ.get("LADYBUG_TEST_CHAOS", "15"))
 # Seconds between the death of a process and the last client that notices: the kernel tells it at once.
 AFTERMATH = 2.0
 # Seconds between what the master does and our reading of its log.
