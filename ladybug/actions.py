@@ -99,6 +99,12 @@ class AskStacks(NamedTuple):
     pid: int
 
 
+class DropStacks(NamedTuple):
+    """What the worker `pid` has written since AskStacks is of no interest: it runs again."""
+
+    pid: int
+
+
 class LogStacks(NamedTuple):
     """Log the text, and with it what the worker `pid` has written since AskStacks."""
 
@@ -131,6 +137,7 @@ Action = (
     | Reloaded
     | Log
     | AskStacks
+    | DropStacks
     | LogStacks
     | Exit
 )

@@ -124,13 +124,18 @@ def command(**arguments: Any) -> None:
     values = given_values(arguments)
     if "app" not in values:
         raise click.UsageError("Missing argument 'APP': what to serve, as module:attribute (or in LADYBUG_APP).")
+    from ladybug.alarm import end_within
     from ladybug.launch import serve
+    from ladybug.link import ALARM_MARGIN
 
     try:
         config = Config(values.pop("app"), **values)
         code = serve(config, remarks(config))
     except ConfigError as error:
         raise click.UsageError(f"{error}.") from None
+    if config.workers == 0:
+        # What the application has left in this process (threads, exit handlers) has as long as it would have in a worker.
+        end_within(ALARM_MARGIN)
     sys.exit(code)
 
 

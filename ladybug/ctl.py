@@ -74,6 +74,21 @@ def status(path: str | None, as_json: bool) -> None:
     click.echo(json.dumps(answer, indent=2) if as_json else printable(table(answer)))
 
 
+@ctl.command()
+@which()
+def ready(path: str | None) -> None:
+    """Exit with 0 if the server is to be sent requests, else with 1: it boots, or has been told to stop.
+
+    For probes: a server that stops says so from the signal on, and so before --shutdown-delay is over.
+    """
+    answer = tell(found(path), "status")
+    if answer["state"] not in ("running", "reloading", "upgrading"):
+        raise RefusedByServer(f"It is {answer['state']}.")
+    if not any(slot["receiving"] for slot in answer["slots"]):
+        raise RefusedByServer("None of its workers can take a request.")
+    click.echo("Ready.")
+
+
 def waits(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that can wait for what comes of it."""
     timeout = click.option(

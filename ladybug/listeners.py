@@ -110,15 +110,18 @@ def turn_away(config: "Config", listeners: list[list[socket.socket]]) -> None:
     """The owner's first act of a stop: let no new connection into the queues, so that they can be emptied and closed.
 
     Closing a listener resets what waits in its queue, and under load something always does. From now on the kernel drops
-    each SYN; the client sends it again a second later, and is refused. Only on Linux and for TCP, and not for inherited
-    sockets: what their owner does with them next is not our business.
+    each SYN; the client sends it again a second later, and is refused. To a Unix socket there is no way without its path.
+    TCP only on Linux, and neither for inherited sockets: what their owner does with them next is not our business.
     """
-    if config.fd or not _LISTENER_PER_SLOT:
+    if config.fd:
         return
-    for listener in {listener for slot in listeners for listener in slot if listener.family != socket.AF_UNIX}:
-        # On a kernel without socket filters the stop is merely less gentle.
+    for listener in {listener for slot in listeners for listener in slot}:
+        # Without socket filters, or the right to change the directory, the stop is merely less gentle.
         with contextlib.suppress(OSError):
-            _drop_syns(listener)
+            if listener.family == socket.AF_UNIX:
+                os.unlink(listener.getsockname())
+            elif _LISTENER_PER_SLOT:
+                _drop_syns(listener)
 
 
 def remove_path(config: "Config") -> None:

@@ -30,6 +30,7 @@ from ladybug.actions import (
     Announce,
     AskStacks,
     CloseSlot,
+    DropStacks,
     Exit,
     HandOver,
     LoadAnew,
@@ -283,12 +284,15 @@ class Master:
             return
         if successor.is_ready():
             successor.let_go()
+            # systemd listens to its main process only: a reload that was under way is over, and we are the one to say so.
+            self._notifier.ready(self._serving())
             self._notifier.main_pid(successor.main_pid)
             self._successor = None
             successor.close()
             self._perform(self._supervisor.successor_ready(time.monotonic()))
         elif (end := wait_for(successor.pid)) is None or end[0] != 0:
             self._successor = None
+            successor.kill(signal.SIGKILL)  # if it was only its keeper that ended
             successor.close()
             # What it has done to the sockets, on its way.
             self._places.route_again()
@@ -340,8 +344,9 @@ class Master:
                 case Signal(pid, number):
                     self._children[pid].kill(number)
                 case AskStacks(pid):
-                    self._children[pid].stacks.read()  # of the last time it stood still, for too short to be told of
                     self._children[pid].kill(STACKS_SIGNAL)
+                case DropStacks(pid):
+                    self._children[pid].stacks.read()
                 case LogStacks(pid, level, text):
                     stacks = self._children[pid].stacks.read() or "(It writes no stacks: is it stopped (SIGSTOP)?)"
                     logger.log(level, "%s:\n%s", text, stacks)
@@ -406,7 +411,8 @@ class Master:
             try:
                 environment.update(self._notifier.environment())
                 is_given = bool(self._config.fd)
-                self._successor = Successor(self._start, self._places.in_order(), is_given, environment)
+                name = title(self._config, "keeper of a new master")
+                self._successor = Successor(self._start, self._places.in_order(), is_given, environment, name)
                 return
             except OSError as error:
                 why = str(error)
@@ -495,6 +501,7 @@ class Master:
         try:
             record.sign(os.getpid())
             self._let_go()
+            self._start.enter_directory()
             place = self._places.keep_only(slot)
             drop_privileges(self._config)
             from ladybug.worker import Ties, leave, run_worker
@@ -528,6 +535,7 @@ class Master:
 
         def let_go() -> None:
             self._let_go()
+            self._start.enter_directory()
             self._places.close()
 
         return ForkServer(self._config, self._scoreboard, let_go)

@@ -195,10 +195,10 @@ class Places:
         self._steer()
 
     def _steer(self) -> None:
-        if not self._steering.steer(self.receiving) and not self._has_told:
+        if not self._steering.steer(self.receiving) and not self._has_told and len(self._places) > 1:
             self._has_told = True
             # Of one queue for all whoever is free takes, and nobody misses anything. Of several, clients wait for a rescue.
-            level = logging.DEBUG if self._is_shared else logging.WARNING
+            level = logging.INFO if self._is_shared else logging.WARNING
             logger.log(
                 level,
                 "New connections are not steered around workers that are busy or gone: %s",

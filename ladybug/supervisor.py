@@ -36,6 +36,7 @@ from ladybug.actions import (
     Announce,
     AskStacks,
     CloseSlot,
+    DropStacks,
     Exit,
     HandOver,
     LoadAnew,
@@ -248,6 +249,8 @@ class Supervisor:
             elif process.state in SERVES:
                 if process.state is Worker.BLOCKED:
                     self._log(INFO, f"{process.name} runs its event loop again, after {beat - process.heard:.0f} s")
+                if process.state is not Worker.SERVING:
+                    self._actions.append(DropStacks(process.pid))
                 process.state = Worker.SERVING
                 process.heard = beat
                 process.deadline = beat + self._limits[Worker.SERVING]

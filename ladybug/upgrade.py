@@ -29,6 +29,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from setproctitle import setproctitle
+
 from ladybug.exceptions import StartupError
 from ladybug.link import has_ended, signal_at_end
 
@@ -111,6 +113,11 @@ class Start(NamedTuple):
     def of_this_process(cls) -> "Start":
         return cls(directory_now(), tuple(sys.orig_argv))
 
+    def enter_directory(self) -> None:
+        """In a child that is to import the application: go where that directory is now, if it is a link to another."""
+        with contextlib.suppress(OSError):
+            os.chdir(self.directory)
+
 
 class Successor:
     """The predecessor's side: one attempt. Raises OSError if there is no process to be had.
@@ -118,10 +125,16 @@ class Successor:
     listeners       `[slot][bind]`, slots in the order in which the kernel counts them
     is_given        as in Inheritance
     environment     for the successor, without the inheritance
+    title           of the keeper, for ps
     """
 
     def __init__(
-        self, start: Start, listeners: list[list[socket.socket]], is_given: bool, environment: Mapping[str, str]
+        self,
+        start: Start,
+        listeners: list[list[socket.socket]],
+        is_given: bool,
+        environment: Mapping[str, str],
+        title: str,
     ) -> None:
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as soon, contextlib.ExitStack() as theirs:
             self.fd, ready = _pipe(on_failure, theirs)
@@ -134,6 +147,7 @@ class Successor:
                 self.pid = os.fork()  # the keeper, to be waited for
                 if self.pid == 0:
                     signal.set_wakeup_fd(-1)
+                    setproctitle(title)
                     _keep(tell, lifeline, mask, lambda: _become(start, listeners, is_given, ready, environment))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -143,6 +157,7 @@ class Successor:
                 os.waitpid(self.pid, 0)
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             self.main_pid = int(number)
+            self._process = _open_process(self.main_pid)
             on_failure.pop_all()
 
     def is_ready(self) -> bool:
@@ -153,9 +168,10 @@ class Successor:
             return False
 
     def kill(self, number: signal.Signals) -> None:
-        """Only while the keeper has not been reaped."""
-        with contextlib.suppress(ProcessLookupError):  # the keeper has reaped it, and is about to end
-            os.kill(self.main_pid, number)
+        """Send it a signal, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process >= 0:
+                signal.pidfd_send_signal(self._process, number)
 
     def let_go(self) -> None:
         """It is ready: from now on it is nobody's child but process 1's."""
@@ -167,6 +183,17 @@ class Successor:
     def close(self) -> None:
         os.close(self.fd)
         os.close(self._lifeline)
+        if self._process >= 0:
+            os.close(self._process)
+
+
+def _open_process(pid: int) -> int:
+    """A descriptor of it, for signals: its number may be somebody else's once it has ended. -1 if it has, or there is no such
+    thing here."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
 
 
 def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:

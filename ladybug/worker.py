@@ -13,7 +13,7 @@ Signals, for a worker (alone, INT is like TERM):
     USR2    a stop is near: serve on, but close each connection after one response
     URG     write the stacks of all threads (see stacks.py), whatever they are doing
     IO      the master is gone (see link.py): drain
-    ALRM    has no handler, so it kills: armed with every stop
+    ALRM    write the stacks, and die: armed with every stop (alarm.py)
     INT     nothing: Ctrl+C in a terminal reaches the whole process group, and the master tells us what to do
     HUP, TTIN, TTOU     nothing, for the same reason: they are meant for the master
 
@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from setproctitle import setproctitle
 
 from ladybug.about import announce
+from ladybug.alarm import call_off, end_within
 from ladybug.deadlines import next_due
 from ladybug.env_file import reload_env_file
 from ladybug.exceptions import STARTUP_FAILURE, ConfigError, StartupError
@@ -173,6 +174,8 @@ class _Serving:
     """The life that both kinds of process share; `prepare`, `ready` and `draining` are what a kind adds."""
 
     role = "server"
+    # Where the alarm writes the stacks; None: to stderr.
+    stacks_fd: int | None = None
     # Seconds from the first stop signal to the stop; a worker's master waits for it.
     delay = 0.0
     # Signals that stop, and signals that the process takes and does nothing about.
@@ -190,7 +193,6 @@ class _Serving:
         self._is_loading = False  # the application is being imported
         self._interrupted = False  # a stop came before there was a server to stop
         self._noted: list[int] = []  # other signals that came as early
-        self._alarm_at: float | None = None
         self._masks = threading.local()  # of signals, while a thread forks
 
     def run(self) -> None:
@@ -203,7 +205,7 @@ class _Serving:
                     runner.run(self._main())
                 finally:
                     # What remains is short, or hangs: the application's threads, and its exit handlers.
-                    self._end_within(ALARM_MARGIN)
+                    end_within(ALARM_MARGIN, self.stacks_fd)
         except BootInterrupted:
             pass
         finally:
@@ -347,7 +349,7 @@ class _Serving:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """TERM, QUIT or IO, at once: between two steps of whatever Python code runs, also in a blocked loop."""
         longest = LIFESPAN_SHUTDOWN if number == signal.SIGQUIT else self.delay + longest_stop(self.config)
-        self._end_within(longest + ALARM_MARGIN)
+        end_within(longest + ALARM_MARGIN, self.stacks_fd)
         if self.server is None:
             self._interrupted = True
             self._interrupt_import(signal.SIGVTALRM, frame)
@@ -363,14 +365,6 @@ class _Serving:
         else:
             raise BootInterrupted
 
-    def _end_within(self, seconds: float) -> None:
-        """Have the kernel kill this process after `seconds`; an earlier end that was set before stays."""
-        at = time.monotonic() + seconds
-        if self._alarm_at is None or at < self._alarm_at:
-            self._alarm_at = at
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-
     # A process that the application forks without exec (multiprocessing) has none of our signals and listeners. The wakeup
     # fd above all: it is shared, and a TERM sent to that process would drain this one. So such a signal has to wait until
     # the fork has let go of it.
@@ -383,6 +377,7 @@ class _Serving:
 
     def _in_fork(self) -> None:
         if not self.is_over:
+            call_off()
             signal.set_wakeup_fd(-1)
             for number in OUR_SIGNALS:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -463,6 +458,7 @@ class _Worker(_Serving):
         self._lifeline = ties.lifeline
         self._record = ties.record
         self._stacks = ties.stacks
+        self.stacks_fd = ties.stacks.fd
         self._channel = ties.channel
         self._receiver: Receiver | None = None
         self._is_retiring = False
@@ -540,13 +536,13 @@ class _Worker(_Serving):
 
 @contextlib.contextmanager
 def _signals_restored() -> Iterator[None]:
-    """Give the signals back as they were, and stop the alarm."""
+    """Give the signals back as they were, and call the alarm off."""
     numbers = (*OUR_SIGNALS, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        call_off()
         for number, handler in before.items():
             signal.signal(number, handler)
 

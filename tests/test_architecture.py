@@ -45,6 +45,7 @@ FLOORS: dict[str, set[str]] = {
     "services": {
         *(
             "about",
+            "alarm",
             "config",
             "cpus",
             "descriptors",

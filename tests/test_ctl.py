@@ -168,6 +168,26 @@ def test_a_command_is_passed_on(server: str, command: list[str], said: str) -> N
     assert (result.exit_code, result.output) == (0, said)
 
 
+@pytest.mark.parametrize("state", ["running", "reloading", "upgrading"])
+def test_a_server_that_serves_is_ready(server: str, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.setitem(STATUS, "state", state)
+    result = run("ready", "--control-socket", server)
+    assert (result.exit_code, result.output) == (0, "Ready.\n")
+
+
+@pytest.mark.parametrize("state", ["booting", "leaving", "stopping", "quitting", "killing", "over"])
+def test_a_server_that_leaves_is_not_ready(server: str, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.setitem(STATUS, "state", state)
+    result = run("ready", "--control-socket", server)
+    assert (result.exit_code, result.output) == (1, f"Error: It is {state}.\n")
+
+
+def test_a_server_whose_workers_all_stand_still_is_not_ready(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STATUS, "slots", [{**slot, "receiving": False} for slot in STATUS["slots"]])
+    result = run("ready", "--control-socket", server)
+    assert (result.exit_code, result.output) == (1, "Error: None of its workers can take a request.\n")
+
+
 def test_a_refusal_ends_with_code_1(server: str) -> None:
     result = run("upgrade", "--control-socket", server)
     assert (result.exit_code, result.output) == (1, "Error: An upgrade is under way: wait until it is over.\n")

@@ -237,9 +237,9 @@ def test_a_kernel_that_does_not_steer_is_told_of_once(
     ]
 
 
-def test_where_all_slots_have_one_queue_there_is_nothing_to_tell(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_all_slots_have_one_queue_nobody_need_worry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ladybug.error"), places(Config("m:a", uds=str(tmp_path / "s"))) as (made, _):
         made.route(frozenset({1}))
-    assert caplog.messages == []
+        made.route(frozenset({0, 1}))
+    (record,) = caplog.records
+    assert (record.levelno, "one queue for all workers" in record.getMessage()) == (logging.INFO, True)

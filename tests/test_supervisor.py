@@ -19,6 +19,7 @@ from ladybug.actions import (
     Announce,
     AskStacks,
     CloseSlot,
+    DropStacks,
     Exit,
     HandOver,
     LoadAnew,
@@ -97,6 +98,7 @@ class MadeUpFleet:
         self.is_loading = is_loading  # what workers are forked of
         self.waiting: list[Spawn] = []
         self.listening = True
+        self.dropped: list[int] = []
         self.stopping = False
         self.announced = 0
         self.exit_code: int | None = None
@@ -132,6 +134,9 @@ class MadeUpFleet:
                 case AskStacks(pid):
                     assert pid in self.alive
                     self.asked.append(pid)
+                case DropStacks(pid):
+                    assert pid in self.asked
+                    self.dropped.append(pid)
                 case OpenSlot(slot):
                     assert slot not in self.slots
                     if self.opens_fail:
@@ -972,6 +977,7 @@ def test_a_worker_that_runs_again_is_as_good_as_any() -> None:
     fleet.tick(0.5)
     assert fleet.route == {0, 1}
     assert fleet.texts(INFO)[-1] == "Worker 1 (pid 101) runs its event loop again, after 10 s"
+    assert fleet.dropped == [101], "where it was says nothing about what it may die of later"
     fleet.pass_time(100)
     assert fleet.told[101] == []
 

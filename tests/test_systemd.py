@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -33,17 +34,29 @@ needs_systemd_notify = pytest.mark.skipif(
 )
 
 
+CREDENTIALS = struct.Struct("iii")  # struct ucred: pid, uid, gid
+
+
 class Manager:
-    """systemd's end of the conversation: a datagram socket, bound to `address` ("@..." is abstract)."""
+    """systemd's end of the conversation: a datagram socket, bound to `address` ("@..." is abstract).
+
+    main_pid    who is listened to, as with NotifyAccess=main; None: everybody
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.settimeout(DEADLINE)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.socket.bind("\0" + address[1:] if address[0] == "@" else address)
+        self.main_pid: int | None = None
 
     def next(self) -> str:
-        return self.socket.recv(65536).decode()
+        while True:
+            message, ((_, _, credentials), *_), _, _ = self.socket.recvmsg(65536, socket.CMSG_SPACE(CREDENTIALS.size))
+            pid, _, _ = CREDENTIALS.unpack(credentials)
+            if self.main_pid in (None, pid):
+                return message.decode()
 
     def all(self) -> list[str]:
         """What has come by now."""

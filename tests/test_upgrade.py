@@ -43,7 +43,7 @@ def listener() -> socket.socket:
 
 def successor(listeners: list[list[socket.socket]], *command: str, given: bool = False, cwd: str = "/") -> Successor:
     environment = {"GREETING": "hello", "PYTHONPATH": str(ROOT)}
-    return Successor(Start(cwd, command), listeners, given, environment)
+    return Successor(Start(cwd, command), listeners, given, environment, "keeper")
 
 
 def end_of(heir: Successor) -> int:

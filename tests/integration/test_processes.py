@@ -485,6 +485,24 @@ def test_a_stop_under_load_answers_every_request_it_has_taken(control: Control, 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_a_stop_of_a_unix_socket_answers_everybody_who_has_come(control: Control, workers: int) -> None:
+    """Its queue cannot be closed to newcomers; its path can."""
+    path = control.directory / "s"
+    server = Server(APP, workers=workers, bind=("--uds", str(path)), env={"CONTROL": str(control.directory)})
+    try:
+        server.output.wait_for(re.escape(f"on unix:{path}"))
+        server.path = str(path)
+        with Load(server, closing=8) as load:
+            load.wait_for_answers(200)
+            server.signal(SIGTERM)
+            assert server.wait() == 0
+        lost = [failure for failure in load.failures if not isinstance(failure.error, FileNotFoundError)]
+        assert lost == []
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_unix_socket_is_served_and_its_path_removed_at_the_end(control: Control, workers: int) -> None:
     path = control.directory / "s"
     server = Server(APP, workers=workers, bind=("--uds", str(path)), env={"CONTROL": str(control.directory)})
@@ -548,6 +566,23 @@ def test_workers_that_hang_do_not_outlive_their_master_for_long(control: Control
             eventually(lambda pid=pid: is_gone(pid), f"the alarm to end the worker of {route}", timeout=30)  # type: ignore[misc]
         for server in servers.values():
             assert server.wait() == -SIGKILL
+
+
+@once
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("route", ["/thread", "/linger"])
+def test_what_hangs_at_the_end_has_an_end_and_is_named(control: Control, workers: int, route: str) -> None:
+    """A thread of the application, an exit handler."""
+    with fleet(control, "--timeout-graceful-shutdown", "0", workers=workers) as server:
+        assert server.request(route).status == 200
+        server.signal(SIGTERM)
+        # Told by the master; alone, by the process itself, at the last moment.
+        place = "it was here" if workers else "Stopped"
+        function = {"/thread": "_shutdown", "/linger": "sleep_on"}[route]
+        server.output.wait_for(rf"{place}\n[\s\S]* in {function}\n", timeout=30)
+        if workers:
+            server.output.wait_for(r"was killed by signal 14 \(SIGALRM\) while it was stopping")
+        assert server.wait() == (1 if workers else -signal.SIGALRM)
 
 
 # -- the application's own processes

@@ -150,9 +150,16 @@ def test_an_upgrade_names_the_new_main_process_which_is_nobodys_child(manager: M
     server = Server(APP, workers=1, env=environment_of(manager))
     try:
         assert manager.next().startswith("READY=1")
-        server.signal(signal.SIGUSR2)
-        while not (message := manager.next()).startswith("MAINPID="):
+        manager.main_pid = server.pid
+        server.signal(signal.SIGHUP)
+        while not manager.next().startswith("RELOADING=1"):
             pass
+        server.signal(signal.SIGUSR2)
+        heard = ""
+        while not (message := manager.next()).startswith("MAINPID="):
+            heard = message
+        assert heard.startswith("READY=1"), "NotifyAccess=main: nobody else can end the reload"
+        manager.main_pid = None
         successor = psutil.Process(int(message.removeprefix("MAINPID=")))
         assert successor.ppid() != server.pid
         assert server.process.wait(DEADLINE) == 0

@@ -117,6 +117,16 @@ async def thread(scope: Scope, send: Send) -> None:
     await respond_value(send, os.getpid())
 
 
+def sleep_on() -> None:
+    time.sleep(FOR_EVER)
+
+
+async def linger(scope: Scope, send: Send) -> None:
+    """Leave an exit handler behind that does not end."""
+    atexit.register(sleep_on)
+    await respond_value(send, os.getpid())
+
+
 async def program(scope: Scope, send: Send) -> None:
     """Start a program, and say which signals it has."""
     output = await asyncio.to_thread(subprocess.check_output, [sys.executable, "-c", SIGNALS_OF_A_PROGRAM])
@@ -215,6 +225,7 @@ ROUTES = {
     "/spin": spin,
     "/leave": leave,
     "/thread": thread,
+    "/linger": linger,
     "/program": program,
     "/fork": fork,
     "/orphan": orphan,

@@ -17,8 +17,10 @@ from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGTTIN,
 import psutil
 import pytest
 
-from tests.integration.fleet import Control, Load, await_successor, is_gone, title_of, workers_of
+from tests.integration.fleet import Control, Load, await_successor, children_of, is_gone, title_of, workers_of
 from tests.integration.support import (
+    Client,
+    Program,
     Server,
     eventually,
     request_bytes,
@@ -30,6 +32,12 @@ from tests.integration.support import (
 from tests.integration.websocket import peer
 
 APP = "tests.integration.apps.processes:app"
+RELEASE = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({{"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]}})
+    await send({{"type": "http.response.body", "body": b"{}"}})
+"""
 
 once = pytest.mark.skipif(bool(variant_options()), reason="independent of loop and poller")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
@@ -191,6 +199,35 @@ def test_new_workers_read_the_environment_file_and_the_log_configuration(control
         assert server.request("/environment?GONE").value() is None
         assert server.request("/environment?FIXED").value() == "1", "what was set before the server started wins"
         eventually(lambda: "/environment?FIXED" in log_file.read_text(), "the new log")
+
+
+@once
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preloaded"])
+def test_a_directory_that_is_a_link_is_followed_anew(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """A deployment puts each release into a directory of its own, and turns "current" round."""
+    for release in ("1", "2"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "site_of_a_link.py").write_text(RELEASE.format(release))
+    current = tmp_path / "current"
+    current.symlink_to("1")
+    control_socket = str(tmp_path / "c")
+    command = [*server_command(), "site_of_a_link:app", "--port", "0", "--control-socket", control_socket, *options]
+    program = Program(command, env={"PWD": str(current)}, cwd=current)
+    try:
+        port = int(program.output.wait_for(r"serving site_of_a_link:app on http://127.0.0.1:(\d+)")[1])
+
+        def served() -> bytes:
+            with Client(("127.0.0.1", port)) as client:
+                return client.request("/").body
+
+        assert served() == b"1"
+        current.unlink()
+        current.symlink_to("2")
+        program.process.send_signal(SIGHUP)
+        program.output.wait_for("Reloaded")
+        eventually(lambda: served() == b"2", "the old worker to leave the listener to the new one")
+    finally:
+        program.kill()
 
 
 @once
@@ -447,6 +484,28 @@ def test_a_master_whose_successor_cannot_start_stays_in_charge(control: Control,
         assert descriptors(server.pid) == held
         assert "the new one exited with code 3" in server.output.text()
         # What is left of the attempts must not be in the way of others.
+        control.boot("")
+        reload(server)
+
+
+@linux
+@once
+def test_an_upgrade_whose_keeper_is_killed_has_failed_altogether(control: Control) -> None:
+    """Nobody but its keeper knows of the new master: two that serve would be one too many."""
+    with fleet(control) as server:
+        before = workers_of(server)
+        imported = len(control.pids("importing"))
+        control.boot("hang")
+        server.signal(SIGUSR2)
+        control.wait_for("importing", imported + 1)
+        (keeper,) = [
+            pid for pid in children_of(server.pid) if title_of(pid).startswith("ladybug: keeper of a new master")
+        ]
+        (heir,) = children_of(keeper)
+        os.kill(keeper, signal.SIGKILL)
+        server.output.wait_for("The upgrade is abandoned, and this master goes on")
+        eventually(lambda: is_gone(heir), "the new master to go")
+        assert workers_of(server) == before
         control.boot("")
         reload(server)
 
