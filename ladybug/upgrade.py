@@ -169,8 +169,8 @@ class Successor:
 
     def kill(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._process >= 0:
+        if self._process >= 0:
+            with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._process, number)
 
     def let_go(self) -> None:
