@@ -16,6 +16,7 @@ import contextlib
 import os
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,15 @@ SLOW_START = 7.0
 BLOCK = 10.0
 # New connections a second: while a worker is blocked 200 in all; a rate at which a reload can be looked at; and a flood.
 FEW, SOME, MANY = 20.0, 200.0, 2000.0
+# An application that says which version of it answers, and how many there are to be.
+CHANGING = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    length = (b"content-length", b"%d" % len(b"{0}"))
+    await send({{"type": "http.response.start", "status": 200, "headers": [length]}})
+    await send({{"type": "http.response.body", "body": b"{0}"}})
+"""
+CHANGES = 10
 
 
 @dataclass(frozen=True)
@@ -344,6 +354,28 @@ def stop(lab: Lab) -> Iterator[Finding]:
 # -- what being watched costs
 
 
+def development(lab: Lab) -> Iterator[Finding]:
+    """--reload: from the moment at which a file is saved to the first answer of what it says then."""
+    source = lab.board / "changing" / "main.py"
+    source.parent.mkdir()
+
+    def save(version: int) -> None:
+        source.write_text(
+            CHANGING.format(version) + "#" * version
+        )  # of another size: a .pyc goes by that, and by seconds
+
+    save(0)
+    with serve("changing.main:app", "--reload", "--app-dir", str(lab.board), "--reload-dir", str(lab.board)) as server:
+        took = []
+        for version in range(1, 1 + CHANGES):
+            begin = time.monotonic()
+            save(version)
+            eventually(lambda: server.request("/").value() == version, "the new version", PATIENCE)  # noqa: B023 - called here
+            took.append(time.monotonic() - begin)
+    median = statistics.median(took)
+    yield Finding(f"`--reload`, {CHANGES} changes: until the new code answers", ms(median), "0.5 s", median < 0.5)
+
+
 def watching(lab: Lab) -> Iterator[Finding]:
     """Plaintext with heartbeats, scoreboard and steering, over plaintext without: benchmarks/ab.py on two commands."""
     command = server_command()
@@ -416,6 +448,7 @@ SCENARIOS: dict[str, Callable[[Lab], Iterator[Finding]]] = {
     "blocked": blocked,
     "shrink": shrink,
     "stop": stop,
+    "development": development,
     "watching": watching,
 }
 
