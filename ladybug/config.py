@@ -290,7 +290,8 @@ class Config(Table):
         default=None,
         kind=Maybe(Whole(1, metavar="REQUESTS")),
         group=PROCESSES,
-        help="Replace a worker after this many requests; its successor is ready before it goes.",
+        help="Replace a worker after this many requests; its successor is ready before it goes. With --workers 0 the server"
+        " ends, with exit code 0.",
         shown="never",
     )
     limit_max_requests_jitter: Setting[int, int] = Setting(
@@ -499,7 +500,7 @@ class Config(Table):
         default=(),
         kind=Headers(),
         group=HEADERS,
-        help="Add this field to every response; may be given more than once. In the environment: one field per line.",
+        help="Add this field to every response; may be given more than once.",
         flag="--header",
         shown="",
         is_repeatable=True,

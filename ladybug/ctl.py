@@ -10,6 +10,7 @@ import json
 import unicodedata
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import click
@@ -89,15 +90,24 @@ def ready(path: str | None) -> None:
     click.echo("Ready.")
 
 
+def _only_with_wait(context: click.Context, _: click.Parameter, timeout: float | None) -> float | None:
+    if timeout is not None and not context.params.get("wait"):
+        raise click.BadParameter("it is for --wait.")
+    return timeout
+
+
 def waits(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that can wait for what comes of it."""
     timeout = click.option(
         "--timeout",
         metavar="SECONDS",
         type=click.FloatRange(0),
+        callback=_only_with_wait,
         help="With --wait: give up after this long, with exit code 4. By default the server's own deadlines are enough.",
     )
-    wait = click.option("--wait", is_flag=True, help="Return when it is done; if it fails, say why, with exit code 1.")
+    wait = click.option(
+        "--wait", is_flag=True, is_eager=True, help="Return when it is done; if it fails, say why, with exit code 1."
+    )
     return wait(timeout(command))
 
 
@@ -171,7 +181,10 @@ def found(path: str | None) -> str:
     if path is None:
         path = click.get_current_context().obj
     if path is None or path in ("", "auto"):
-        return the_only_server()
+        path = the_only_server()
+        # Who was found may be somebody else's whom one had forgotten.
+        click.echo(printable(describe(path)), err=True)
+        return path
     if path == "off":
         raise NotReached("Its control socket is off: start it with another --control-socket.")
     return path
@@ -191,6 +204,8 @@ def why_not(path: str, error: OSError) -> str:
     """Why the server at `path` could not be asked, and what to do."""
     if isinstance(error, FileNotFoundError):
         return f"{path} is not there: the server has stopped, or its --control-socket is another."
+    if isinstance(error, ConnectionRefusedError) and not Path(path).is_socket():
+        return f"{path} is not a socket."
     if isinstance(error, ConnectionRefusedError):
         return f"{path} is left over from a server that is gone: start it again."
     if isinstance(error, PermissionError):

@@ -47,7 +47,7 @@ from ladybug.forking import flush, open_pipe
 from ladybug.link import OUR_SIGNALS, Kind, MasterLink, WorkerLink, has_ended, signal_at_end, title
 from ladybug.log import reopen_log_files
 from ladybug.preload import Unanswered
-from ladybug.privileges import drop_privileges
+from ladybug.privileges import drop_privileges, unreadable
 from ladybug.rescue import Channel
 from ladybug.scoreboard import Scoreboard
 from ladybug.signal_queue import SignalQueue
@@ -216,7 +216,7 @@ def _live(config: "Config", scoreboard: Scoreboard, let_go: Callable[[], None], 
         drop_privileges(config)
         from ladybug.worker import why_not
     except BaseException as error:
-        ends.link.send(Kind.FAILED, f"The fork server cannot be loaded: {error!r}")
+        ends.link.send(Kind.FAILED, f"The fork server cannot be loaded: {error!r}{unreadable(config, error)}")
         os._exit(STARTUP_FAILURE)
     try:
         app = load(config)

@@ -56,7 +56,7 @@ GUNICORN: Mapping[str, str] = {
     "reload_extra_file": "use --reload-include",
     "spew": "nothing like it",
     "no_sendfile": "leave it out: a file is sent as the application asks",
-    "chdir": "use --app-dir",
+    "chdir": "start it there; --app-dir says where to import from",
     "pythonpath": "use --app-dir, or PYTHONPATH",
     "D": "let systemd, or another supervisor, keep it in the background (docs/deployment.md)",
     "daemon": "let systemd, or another supervisor, keep it in the background (docs/deployment.md)",

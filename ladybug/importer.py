@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ladybug.exceptions import StartupError
+from ladybug.hints import INTERFACES_OF_UVICORN
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,6 +52,8 @@ def load_app(config: "Config") -> ASGI3App:
     if not callable(app):
         raise StartupError(f"Cannot serve {name}: it is {_described(app)}, not a callable ASGI application.")
     interface = detect_interface(app) if config.interface == "auto" else config.interface
+    if config.interface == "auto" and interface == "asgi2" and _is_wsgi(app):
+        raise StartupError(f"Cannot serve {name}, which is WSGI: {INTERFACES_OF_UVICORN['wsgi']}.")
     if interface == "asgi2":
         return ASGI2Adapter(cast(ASGI2App, app))
     return cast(ASGI3App, app)
@@ -123,6 +126,20 @@ def detect_interface(app: object) -> Literal["asgi3", "asgi2"]:
     return "asgi3" if is_three else "asgi2"
 
 
+def _is_wsgi(app: Callable[..., object]) -> bool:
+    """True for what takes two arguments and not one, as app(environ, start_response) does (PEP 3333)."""
+    try:
+        signature = inspect.signature(app)
+        signature.bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind(None)
+    except TypeError:
+        return True
+    return False
+
+
 class ASGI2Adapter:
     """Makes ASGI 3 of ASGI 2: app(scope) gives an instance, instance(receive, send) a coroutine."""
 
@@ -161,8 +178,9 @@ def _module_hint(name: str) -> str:
 
 
 def _missing_module(name: str, what: str, missing: str) -> str:
-    if name.partition(":")[0].endswith(".py"):
-        suggestion = name.replace(".py:", ":", 1)
+    path, colon, attribute = name.partition(":")
+    if path.endswith(".py") or "/" in path:
+        suggestion = path.removesuffix(".py").strip("./").replace("/", ".") + colon + attribute
         return f'Cannot import {what} "{name}": give the module, not its file: "{suggestion}".'
     return (
         f'Cannot import {what} "{name}": there is no module named "{missing}" in {sys.path[0] or Path.cwd()} or the rest'

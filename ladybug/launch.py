@@ -129,6 +129,11 @@ def _open_standard_descriptors() -> None:
 
 
 def _serve(config: Config, pid_file: PidFile | None, inheritance: Inheritance | None) -> int:
+    has_master = config.workers > 0 and isinstance(config.app, str) and not config.reload
+    if "control_socket" in config.given and config.control_socket != "off" and not has_master:
+        logging.getLogger("ladybug.error").warning(
+            "--control-socket is left aside: without a master (--reload, --workers 0) there is nobody to answer there"
+        )
     if config.reload:
         from ladybug.reload import run_reloader
 
@@ -136,7 +141,7 @@ def _serve(config: Config, pid_file: PidFile | None, inheritance: Inheritance | 
             logging.getLogger("ladybug.error").warning("--reload is for one worker: --workers is left aside")
         config.workers = 1
         return run_reloader(config)
-    if config.workers > 0 and isinstance(config.app, str):
+    if has_master:
         from ladybug.master import run_master
 
         return run_master(config, pid_file, inheritance)

@@ -250,6 +250,12 @@ def _apply(given: dict[str, Any] | str | None, use_colors: bool | None) -> None:
         because = f" ({error.__cause__})" if error.__cause__ is not None else ""
         source = given if isinstance(given, str) else "the dictionary given"
         raise ConfigError(f"log_config: {source} is not a usable logging configuration: {error}{because}") from error
+    logger = logging.getLogger("ladybug.error")
+    if not logger.hasHandlers():
+        # One that was written for another server. Without a handler a warning goes to stderr.
+        logger.warning(
+            "log_config: there is no handler for the loggers ladybug and ladybug.access, so nothing will be heard of them"
+        )
 
 
 def _apply_pristine(use_colors: bool | None) -> None:
@@ -294,6 +300,8 @@ def _read(path: str) -> dict[str, Any] | str:
             settings = _yaml(path, text)
         else:
             return path
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"log_config: cannot read {path}: {error}") from error
     if not isinstance(settings, dict):

@@ -4,6 +4,7 @@
 worker, where asyncio and the importer (which brings `inspect`) may be imported.
 """
 
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
@@ -53,9 +54,10 @@ def _uvloop() -> "Callable[[], asyncio.AbstractEventLoop]":
     try:
         import uvloop
     except ImportError as error:
-        raise StartupError(
-            f'--loop uvloop: {error}. Install it (pip install "ladybug-asgi[standard]") or use --loop asyncio.'
-        ) from error
+        do = 'Install it (pip install "ladybug-asgi[standard]") or use --loop asyncio.'
+        if error.name != "uvloop":  # it is there, and something that it needs is not, or may not be read by this user
+            do = f"Can this user read {sys.prefix} and {sys.base_prefix}?"
+        raise StartupError(f"--loop uvloop: {error}. {do}") from error
     return uvloop.new_event_loop
 
 

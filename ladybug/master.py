@@ -69,7 +69,7 @@ from ladybug.log import reopen_log_files
 from ladybug.pid_file import PidFile
 from ladybug.places import Places
 from ladybug.preload import NotLoaded, Preload, Unanswered
-from ladybug.privileges import drop_privileges, give_log_files, identity_of
+from ladybug.privileges import drop_privileges, give_log_files, identity_of, unreadable
 from ladybug.scoreboard import Record, Scoreboard, State
 from ladybug.signal_queue import SignalQueue
 from ladybug.slots import TOLD, Fleet, Report
@@ -509,7 +509,7 @@ class Master:
             ties = Ties(slot, link, lifeline, record, stacks, place.channel)
             leave(run_worker(self._config, place.listeners, ties))
         except BaseException as error:
-            link.send(Kind.FAILED, f"A worker cannot be loaded: {error!r}")
+            link.send(Kind.FAILED, f"A worker cannot be loaded: {error!r}{unreadable(self._config, error)}")
         finally:
             os._exit(STARTUP_FAILURE)
 

@@ -20,6 +20,7 @@ import functools
 import logging
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from ladybug.exceptions import StartupError
@@ -123,3 +124,11 @@ def _group(name: str) -> int:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise StartupError(f"There is no group {name} on this system (--group).") from None
+
+
+def unreadable(config: "Config", error: BaseException) -> str:
+    """What to add to an error that came after `drop_privileges`; empty if it was not about that."""
+    if not isinstance(error, ImportError) or (config.user is None and config.group is None):
+        return ""
+    whom = f"the user {config.user}" if config.user is not None else f"the group {config.group}"
+    return f". Can {whom} read {sys.prefix} and {sys.base_prefix}?"

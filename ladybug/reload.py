@@ -16,7 +16,8 @@ Rules:
 - The watcher is a process of its own because watchfiles runs threads, and a process that forks should have none.
 - INT reaches everybody from the terminal; only this process heeds it. The workers stay in the terminal's foreground, so
   that a debugger can read from it.
-- QUIT is a stop as INT and TERM are. USR1 opens the log files of this process and of the worker anew.
+- QUIT is a stop as INT and TERM are. USR1 opens the log files of this process and of the worker anew. There is one worker and
+  nothing to upgrade, so TTIN, TTOU and USR2 do nothing.
 """
 
 import logging
@@ -37,7 +38,7 @@ from ladybug.exceptions import STARTUP_FAILURE, StartupError
 from ladybug.link import OUR_SIGNALS, BadLink, Kind, MasterLink, WorkerLink, signal_at_end, title
 from ladybug.listeners import close_listeners, describe, open_listeners, remove_path, turn_away
 from ladybug.log import reopen_log_files
-from ladybug.privileges import drop_privileges
+from ladybug.privileges import drop_privileges, unreadable
 from ladybug.rescue import Channel
 from ladybug.scoreboard import Record, Scoreboard
 from ladybug.signal_queue import SignalQueue
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ladybug.error")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+DEAF_TO = (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2)
 # Seconds from TERM to QUIT, for what runs to finish, and from there to KILL, for lifespan shutdown.
 GRACE = 0.5
 PATIENCE = 5.0
@@ -133,7 +135,7 @@ class Reloader:
         self._watched = watched
         self._listeners = open_listeners(config, 1)
         self._scoreboard = Scoreboard()
-        self._signals = SignalQueue(*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+        self._signals = SignalQueue(*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, *DEAF_TO)
         self._watcher: _Process | None = None
         self._changes = -1  # a pipe: names of files, one in a line
         self._worker: _Worker | None = None
@@ -319,7 +321,7 @@ class Reloader:
             ties = Ties(0, link, lifeline, record, stacks, Channel())
             leave(run_worker(self._config, self._listeners[0], ties))
         except BaseException as error:
-            link.send(Kind.FAILED, f"The worker cannot be loaded: {error!r}")
+            link.send(Kind.FAILED, f"The worker cannot be loaded: {error!r}{unreadable(self._config, error)}")
         finally:
             os._exit(STARTUP_FAILURE)
 

@@ -27,8 +27,8 @@ The command line wins over `LADYBUG_` variables; these win over `WEB_CONCURRENCY
 heed too; then comes the default. An empty variable counts as not set. A `LADYBUG_` variable that is no setting is told of in
 the log, unless Kubernetes or Docker have set it for a service whose name begins with `ladybug`. In variables, switches take
 `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`. Durations are seconds and may have a fraction. A value that is not
-valid ends the command with exit code 2 and raises
-`ladybug.ConfigError` in a program.
+valid ends the command with exit code 2 and raises `ladybug.ConfigError` in a program; what is valid and cannot be had (a
+port in use, a user that does not exist, a module that cannot be imported) is found out at the start, and ends it with 3.
 
 Names and meanings are uvicorn's where uvicorn has the option. Two defaults differ on purpose: `--timeout-keep-alive` and
 `--timeout-graceful-shutdown` say why.
@@ -51,6 +51,8 @@ def entry(row: Setting[Any, Any]) -> str:
     typed = row.flag if row.is_argument or row.is_switch else f"{row.flag} {row.kind.metavar}"
     facts = [f"default: {row.shown_default}"] if row.shown_default else []
     facts.append(f"variable: `{row.env}`" + (f" or `{row.shared_env}`" if row.shared_env else ""))
+    if row.is_repeatable:
+        facts[-1] += ", one per line"
     facts.append(f"in programs: `{row.name}`")
     return f"### `{typed.replace('/', ' / ')}`\n\n{row.help}\n\n{' · '.join(facts)}\n"
 

@@ -193,6 +193,19 @@ def test_a_refusal_ends_with_code_1(server: str) -> None:
     assert (result.exit_code, result.output) == (1, "Error: An upgrade is under way: wait until it is over.\n")
 
 
+def test_what_is_no_socket_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("reload", "--control-socket", str(tmp_path / "file"))
+    assert (result.exit_code, result.output) == (3, f"Error: {tmp_path / 'file'} is not a socket.\n")
+
+
+@pytest.mark.parametrize("command", [["stop"], ["reload"], ["scale", "3"], ["upgrade"]])
+def test_who_does_not_wait_has_no_timeout(server: str, command: list[str]) -> None:
+    result = run(*command, "--timeout", "3", "--control-socket", server)
+    assert result.exit_code == 2
+    assert "it is for --wait." in result.output
+
+
 def test_the_variable_of_the_server_says_where_it_is(server: str) -> None:
     assert run("reload", LADYBUG_CONTROL_SOCKET=server).exit_code == 0
 
@@ -208,7 +221,9 @@ def test_the_name_after_the_command_is_the_one_that_counts(server: str) -> None:
 @pytest.mark.parametrize("setting", ["", "auto"])
 def test_the_only_server_is_found(setting: str) -> None:
     with serving():
-        assert run("reload", LADYBUG_CONTROL_SOCKET=setting).output == "Reloading.\n"
+        result = run("reload", LADYBUG_CONTROL_SOCKET=setting)
+        assert (result.exit_code, result.stdout) == (0, "Reloading.\n")
+        assert result.stderr == "shop:app on http://127.0.0.1:8000, http://[::1]:8000 (pid 4711)\n", "who was meant"
 
 
 def test_of_several_servers_one_has_to_be_named(directory: Path) -> None:

@@ -123,6 +123,27 @@ def test_an_asgi_2_application_is_served_as_asgi_3() -> None:
     assert sent == [{"type": "two", "scope": {"type": "http"}, "received": {"type": "given"}}]
 
 
+class WSGI:
+    def __call__(self, environ: Any, start_response: Any) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    "app", [WSGI(), WSGI().__call__, lambda environ, start_response: [b""]], ids=["object", "method", "function"]
+)
+def test_a_wsgi_application_is_known_for_what_it_is(app: Any) -> None:
+    with pytest.raises(
+        StartupError, match=r"^Cannot serve the application, which is WSGI: .* a2wsgi\.WSGIMiddleware\.$"
+    ):
+        load_app(Config(app))
+    assert isinstance(load_app(Config(app, interface="asgi2")), ASGI2Adapter), "who says what it is knows better"
+
+
+@pytest.mark.parametrize("name", ["examples/hello.py:app", "./examples/hello.py:app", "examples/hello:app"])
+def test_a_path_is_told_from_a_module(name: str) -> None:
+    with pytest.raises(StartupError, match=r'give the module, not its file: "examples\.hello:app"\.$'):
+        load_app(Config(name))
+
+
 def test_an_application_object_is_taken_as_it_is() -> None:
     assert load_app(Config(asgi3)) is asgi3
 

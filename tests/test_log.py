@@ -7,6 +7,7 @@ import logging.config
 import logging.handlers
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -313,6 +314,27 @@ def test_an_unusable_log_config_is_an_error_with_its_cause(tmp_path: Path, name:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=rf"(?s)^log_config: .*{message}"):
         configure(log_config=tmp_path / name)
+
+
+def test_the_cause_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "log.yml").write_text("a: [")
+    with pytest.raises(ConfigError) as caught:
+        configure(log_config=tmp_path / "log.yml")
+    assert str(caught.value).count("cannot read") == 1
+
+
+FOR_UVICORN = """
+from ladybug.config import Config
+from ladybug.log import LOGGING_CONFIG, configure_logging
+loggers = {"uvicorn": LOGGING_CONFIG["loggers"]["ladybug"]}
+configure_logging(Config("m:a", log_config={**LOGGING_CONFIG, "loggers": loggers}))
+"""
+
+
+def test_a_log_config_for_another_server_is_told_of() -> None:
+    """In a process of its own: here pytest listens to everything."""
+    done = subprocess.run([sys.executable, "-c", FOR_UVICORN], capture_output=True, text=True, check=True, timeout=60)
+    assert "no handler for the loggers ladybug and ladybug.access" in done.stderr
 
 
 def test_a_log_config_that_is_not_there_is_an_error(tmp_path: Path) -> None:

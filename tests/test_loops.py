@@ -50,6 +50,15 @@ def test_uvloop_that_is_not_there_says_what_to_install(monkeypatch: pytest.Monke
         made_by("uvloop")
 
 
+def test_a_uvloop_that_cannot_be_loaded_is_not_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What it imports belongs to another user, for example."""
+    (tmp_path / "uvloop.py").write_text("import no_such_module_of_uvloops")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "uvloop", raising=False)
+    with pytest.raises(StartupError, match=r"^--loop uvloop: .*no_such_module_of_uvloops'\. Can this user read "):
+        made_by("uvloop")
+
+
 def test_an_import_string_names_a_factory() -> None:
     assert isinstance(made_by("asyncio:new_event_loop"), asyncio.AbstractEventLoop)
     assert loop_name("asyncio:new_event_loop") == "asyncio:new_event_loop"

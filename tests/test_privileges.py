@@ -6,6 +6,7 @@ import grp
 import logging
 import os
 import pwd
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from ladybug.config import Config
 from ladybug.exceptions import StartupError
-from ladybug.privileges import Identity, drop_privileges, give_log_files, identity_of
+from ladybug.privileges import Identity, drop_privileges, give_log_files, identity_of, unreadable
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 NOBODY = pwd.getpwnam("nobody")
@@ -100,6 +101,15 @@ def in_child(act: Callable[[], object]) -> str:
 
 
 @needs_root
+def test_what_a_user_cannot_read_may_be_python() -> None:
+    error = ModuleNotFoundError("No module named 'asyncio'", name="asyncio")
+    told = unreadable(Config("m:a", user="nobody"), error)
+    assert told == f". Can the user nobody read {sys.prefix} and {sys.base_prefix}?"
+    assert unreadable(Config("m:a", group="0"), error).startswith(". Can the group 0 read ")
+    assert unreadable(Config("m:a"), error) == "", "whoever has not become somebody else can read what it could"
+    assert unreadable(Config("m:a", user="nobody"), ValueError()) == ""
+
+
 def test_what_is_dropped_is_dropped_for_good() -> None:
     def drop() -> object:
         drop_privileges(Config("app:app", user="nobody"))

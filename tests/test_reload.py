@@ -391,6 +391,15 @@ def test_hup_restarts_by_hand(project: Project) -> None:
     assert project.children() != before
 
 
+def test_signals_for_a_fleet_do_nothing(project: Project) -> None:
+    before = project.children()
+    for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+        project.program.signal(number)
+    project.write("2")
+    project.becomes("2")
+    assert len(project.children()) == len(before)
+
+
 def test_quit_is_a_stop(project: Project) -> None:
     children = [psutil.Process(pid) for pid in project.children().values()]
     project.program.signal(signal.SIGQUIT)
@@ -419,6 +428,11 @@ def test_log_files_are_opened_anew(tmp_path: Path) -> None:
         eventually(lambda: not any(holds(pid, moved) for pid in pids), "both to let go of the old file")
         assert project.ask() == "1"
         assert worker in project.children().values()
+
+
+def test_a_control_socket_is_left_aside(tmp_path: Path) -> None:
+    for project in running(Project(tmp_path, "--control-socket", str(tmp_path / "c"))):
+        project.output.wait_for("--control-socket is left aside: without a master")
 
 
 def test_workers_are_left_aside(tmp_path: Path) -> None:
