@@ -34,6 +34,9 @@ EDGE_TRIGGERED: Final = 1 << 31
 # connections cannot keep the application's tasks from running. With 256 instead of 64 throughput is the same, but who is
 # read first waits for who is read last: 4 % fewer requests/s with asyncio.sleep, 10 % more p99 elsewhere.
 MAX_EVENTS: Final = 64
+# Bytes that are read before the applications run that they are for. A batch of large messages would have left the
+# processor's caches by then: with this, twice as many bodies of 64 KiB are echoed, and a tenth more WebSocket messages.
+READ_AHEAD: Final[i64] = 262144
 
 
 @trait
@@ -65,6 +68,7 @@ class Poller:
         self.sources: list[Source | None] = []
         self.count: i64 = 0
         self.runnable: list[Source] = []
+        self.received: i64 = 0  # bytes, since applications have run
         self.leftovers: list[Source] = []
         self.leftovers_scheduled = False
         self.tells_end = False  # a source hears PEER_CLOSED without reading
@@ -96,9 +100,9 @@ class Poller:
     def run_soon(self, source: Source) -> None:
         """Have source.run() called at the end of this turn, when everything that is ready has been read.
 
-        First all reads, then all applications: each code stays in the processor's caches while it works through a
-        batch. And applications that use threads do not lose the interpreter's lock to them at every read that follows:
-        with asyncio.to_thread that is a third more requests.
+        First all reads (of READ_AHEAD bytes, or little more), then all applications: each code stays in the processor's
+        caches while it works through a batch. And applications that use threads do not lose the interpreter's lock to them
+        at every read that follows: with asyncio.to_thread that is a third more requests.
         """
         self.runnable.append(source)
 
@@ -171,7 +175,14 @@ class Poller:
         self.end_turn()
 
     def end_turn(self) -> None:
-        """Run what was read, then send and log what is left. Running may make more runnable, at the end of the list."""
+        """Run what was read, then send and log what is left."""
+        self.run_all()
+        self.service.in_turn = False
+        self.service.end_turn()
+
+    def run_all(self) -> None:
+        """Run what was read. Running may make more runnable, at the end of the list."""
+        self.received = 0
         runnable = self.runnable
         i: i64 = 0
         while i < len(runnable):
@@ -183,8 +194,6 @@ class Poller:
                 self.fault(source)
         if i > 0:
             runnable.clear()
-        self.service.in_turn = False
-        self.service.end_turn()
 
     def expire(self, fd: int) -> None:
         source = self.sources[fd]
@@ -253,6 +262,8 @@ class EpollPoller(Poller):
                     source.on_ready(pair[1])
                 except Exception:
                     self.fault(source)
+                if self.received > READ_AHEAD:
+                    self.run_all()
             elif fd in self.listeners:
                 if accepting is None:
                     accepting = []

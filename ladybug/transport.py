@@ -196,6 +196,7 @@ class Transport(Wire, Source):
         except OSError:
             self.lose()
             return None
+        self.poller.received += len(data)
         return data
 
     def pause_reading(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.pair import (
     Message,
     Puppet,
     Stack,
+    echo,
     hello,
     new_service,
     on_every_stack,
@@ -41,6 +43,27 @@ async def test_a_batch_is_served_whole(stack: Stack) -> None:
             client.client.send(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
         for number, client in enumerate(clients):
             assert (await client.response()).content == b"/%d" % number
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="without eager tasks the loop begins them, after the turn")
+@pytest.mark.parametrize(("size", "expected"), [(10, 10), (50_000, 6)], ids=["small", "large"])
+@on_stacks(EPOLL_STACKS)
+async def test_what_was_read_is_run_before_too_much_more_is_read(stack: Stack, size: int, expected: int) -> None:
+    """Ten requests in one batch: how many of them had been read when the first was begun."""
+    begun: list[int] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        begun.append(pair.service.requests)
+        await echo(scope, receive, send)
+
+    async with stack.pair(app) as pair:
+        clients = [pair.other() for _ in range(10)]
+        await pair.settle()
+        for client in clients:
+            client.client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        for client in clients:
+            assert len((await client.response()).content) == size
+    assert begun[0] == expected
 
 
 class Uncopyable(dict[str, Any]):
