@@ -72,6 +72,8 @@ def import_attribute(name: str, what: str) -> object:
     if not module_name or not attributes:
         hint = _module_hint(name)
         raise StartupError(f'Cannot import {what}: "{name}" must be in format <module>:<attribute>{hint}.')
+    if module_name.startswith("."):  # a path; there is nothing that it could be relative to
+        raise StartupError(_missing_module(name, what, module_name))
     try:
         with _importing(name):
             value: object = importlib.import_module(module_name)
