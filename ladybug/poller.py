@@ -36,7 +36,7 @@ EDGE_TRIGGERED: Final = 1 << 31
 MAX_EVENTS: Final = 64
 # Bytes that are read before the applications run that they are for. A batch of large messages would have left the
 # processor's caches by then: with this, twice as many bodies of 64 KiB are echoed, and a tenth more WebSocket messages.
-READ_AHEAD: Final[i64] = 262144
+READ_AHEAD: Final[i64] = 131072
 
 
 @trait
