@@ -215,12 +215,13 @@ def _send(address: str, message: str) -> None:
 def take_listen_fds() -> list[int]:
     """The file descriptors of the sockets that systemd has opened for this process; none without socket activation.
 
-    Takes LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES out of the environment, and keeps the sockets from programs that are
-    started later. Raises StartupError if the variables make no sense.
+    Takes LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES out of the environment, logs by which names systemd knows the sockets
+    (FileDescriptorName=, by default the unit's), and keeps them from programs that are started later. Raises StartupError if
+    the variables make no sense.
     """
     count = os.environ.pop("LISTEN_FDS", "")
     pid = os.environ.pop("LISTEN_PID", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if not count or not pid:
         return []
     if not (count.isdecimal() and pid.isdecimal()):
@@ -235,4 +236,7 @@ def take_listen_fds() -> list[int]:
     for fd in fds:
         with contextlib.suppress(OSError):  # not open: whoever adopts it says so
             os.set_inheritable(fd, False)
+    if len(names) == len(fds):
+        told = ", ".join(f"{name} (file descriptor {fd})" for name, fd in zip(names, fds, strict=True))
+        logger.info("Listening where systemd does: %s", told)
     return fds

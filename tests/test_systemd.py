@@ -401,7 +401,8 @@ def test_variables_that_make_no_sense_are_named(variables: tuple[str, str], monk
 
 def test_inherited_sockets_are_found_and_kept_from_programs(tmp_path: Path) -> None:
     program = (
-        "import os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "import logging, os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "logging.basicConfig(level='INFO', format='%(message)s')\n"
         "from ladybug.systemd import take_listen_fds\n"
         "fds = take_listen_fds()\n"
         "print(fds, [os.get_inheritable(fd) for fd in fds if fd < 5], take_listen_fds())\n"
@@ -423,4 +424,5 @@ def test_inherited_sockets_are_found_and_kept_from_programs(tmp_path: Path) -> N
             cwd=ROOT,
             timeout=DEADLINE,
         )
-    assert (done.stdout, done.stderr) == ("[3, 4] [False, False] []\n", "")
+    assert done.stdout == "[3, 4] [False, False] []\n"
+    assert done.stderr == "Listening where systemd does: web (file descriptor 3), admin (file descriptor 4)\n"
