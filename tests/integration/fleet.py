@@ -151,8 +151,8 @@ class Load:
                     use(client)
             except (OSError, EOFError, Truncated, AssertionError) as error:
                 self.failures.append(Failure(error, time.monotonic(), address))
-                if isinstance(error, ConnectionRefusedError):
-                    return
+                if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+                    return  # there is no server any more; FileNotFoundError: nor its Unix socket
 
     def _close(self, client: Peer) -> None:
         self.answers.append(client.request("/", headers=["Connection: close"]).value())

@@ -308,6 +308,7 @@ async def early_hint_then_wait(scope: Scope, receive: Receive, send: Send) -> No
 async def early_hint_too_late(scope: Scope, receive: Receive, send: Send) -> None:
     await start(send)
     await send({"type": "http.response.early_hint", "links": LINKS})
+    await send({"type": "http.response.body", "body": b"hello"})
 
 
 @app.route
