@@ -109,6 +109,10 @@ class Poller:
     def again(self, source: Source) -> None:
         """Give `source` another turn, with an empty mask, once the others have had theirs."""
         self.leftovers.append(source)
+        self.another_turn()
+
+    def another_turn(self) -> None:
+        """Have another turn, once the loop has looked for what else is ready."""
         if not self.leftovers_scheduled:
             self.leftovers_scheduled = True
             # Not in the context of whoever asks: that may be an application's, and requests begun there would inherit it.
@@ -181,11 +185,17 @@ class Poller:
         self.service.end_turn()
 
     def run_all(self) -> None:
-        """Run what was read. Running may make more runnable, at the end of the list."""
+        """Run what was read. Running may make more runnable, at the end of the list: a client that asks faster than it is
+        answered would never let the others have their turn. So what is read meanwhile is bounded as well."""
         self.received = 0
         runnable = self.runnable
+        count: i64 = len(runnable)
         i: i64 = 0
         while i < len(runnable):
+            if i >= count and self.received > READ_AHEAD:
+                del runnable[:i]
+                self.another_turn()
+                return
             source = runnable[i]
             i += 1
             try:
