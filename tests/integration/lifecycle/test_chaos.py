@@ -236,16 +236,21 @@ def lineage(control: Control, origin: tuple[str, ...]) -> Iterator[Lineage]:
         server.kill()
 
 
+def living_children(pid: int) -> list[int]:
+    """But for those that nobody has collected yet: a worker whose fork server was killed before it could name it, for ever."""
+    return [child for child in children_of(pid) if not is_gone(child)]
+
+
 def order_again(server: Lineage, load: Load, origin: tuple[str, ...], story: str) -> None:
     """Whoever is left over goes, and all is as if nothing had been."""
 
     def is_one() -> bool:
         """Whether there is one master."""
-        return server.members() == {server.pid, *children_of(server.pid)}
+        return server.members() == {server.pid, *living_children(server.pid)}
 
     def is_in_order() -> bool:
         workers = workers_of(server)
-        return is_one() and len(children_of(server.pid)) - len(origin) == len(workers) > 0
+        return is_one() and len(living_children(server.pid)) - len(origin) == len(workers) > 0
 
     # An upgrade that is under way would take a reload along.
     eventually(is_one, f"the end of upgrades ({story})", 40)
