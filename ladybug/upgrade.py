@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ladybug.config import Config
 
 VARIABLE = "LADYBUG_INHERITANCE"
+_HAS_PIDFD = hasattr(os, "pidfd_open")
 # Of a successor that could not even be executed.
 EXEC_FAILED = 127
 
@@ -169,9 +170,11 @@ class Successor:
 
     def kill(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
-        if self._process >= 0:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self._process >= 0:
                 signal.pidfd_send_signal(self._process, number)
+            elif not _HAS_PIDFD:  # its keeper, which reaps it, has most likely not
+                os.kill(self.main_pid, number)
 
     def let_go(self) -> None:
         """It is ready: from now on it is nobody's child but process 1's."""
@@ -191,8 +194,8 @@ def _open_process(pid: int) -> int:
     """A descriptor of it, for signals: its number may be somebody else's once it has ended. -1 if it has, or there is no such
     thing here."""
     try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
+        return os.pidfd_open(pid) if _HAS_PIDFD else -1
+    except OSError:
         return -1
 
 

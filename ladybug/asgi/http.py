@@ -395,8 +395,9 @@ class HttpExchange(Exchange):
         except BaseException:
             writer.truncate(mark)
             raise
-        # RFC 8297; RFC 9110 section 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client." The ASGI
-        # specification has hints come after http.response.start, "or ignored": then the final head has begun.
+        # RFC 8297; RFC 9110 section 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client." ASGI, "Early Hints",
+        # has them come after http.response.start, when ours has written the final head; but also: "The server may decide
+        # to ignore this message".
         if not self.http11 or self.state != START:
             writer.truncate(mark)
         else:
