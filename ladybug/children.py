@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from ladybug.link import MasterLink
 from ladybug.scoreboard import Record
@@ -61,6 +61,31 @@ def ended(children: Callable[[], list[int]]) -> Iterator[tuple[int, int]]:
             yield pid, LOST_RETURNCODE
         elif found[0] != 0:
             yield found
+
+
+def ended_unnamed(records: list[Record], known: Collection[int]) -> Iterator[Record]:
+    """Reap workers that nobody has named to us: those of `records`, which each has signed, that have ended.
+
+    A fork server that was killed in the middle of an order names no worker, although it may have forked one that became our
+    child. `known` are the children that are somebody else: what is written on a record is only somebody's word.
+    """
+    for record in records:
+        pid = record.read().pid
+        if pid > 0 and pid not in known and _has_gone(pid):
+            yield record
+
+
+def _has_gone(pid: int) -> bool:
+    found = wait_for(pid)
+    if found is not None:
+        return found[0] == pid
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False  # another's child, which that one reaps
 
 
 def wait_for(pid: int, options: int = os.WNOHANG) -> tuple[int, int] | None:

@@ -48,7 +48,7 @@ from ladybug.actions import (
     Stopping,
     StopSuccessor,
 )
-from ladybug.children import LOST_RETURNCODE, Child, ended, wait_for
+from ladybug.children import LOST_RETURNCODE, Child, ended, ended_unnamed, wait_for
 from ladybug.commands import Commands
 from ladybug.control import ControlServer, open_control
 from ladybug.exceptions import STARTUP_FAILURE, StartupError
@@ -136,6 +136,7 @@ class Master:
         )
         self._signals = SignalQueue(*SIGNALS)
         self._children: dict[int, Child] = {}  # by pid
+        self._unnamed: list[Record] = []  # of workers that a fork server has perhaps forked and not told of
         commands = Commands(config, self._addresses, self._supervisor, self._places, self._children, self._perform)
         self._commands = commands.by_name()
         self._served_before = 0  # requests, by workers that have gone
@@ -262,6 +263,16 @@ class Master:
             child.close()
             del self._children[pid]
             self._perform(self._supervisor.exited(pid, returncode, time.monotonic(), row.in_flight, stacks))
+        for record in list(ended_unnamed(self._unnamed, self._known())):
+            self._unnamed.remove(record)
+            self._scoreboard.release(record)
+
+    def _known(self) -> list[int]:
+        """Our children, as far as we know them."""
+        known = [*self._children, *self._preload.pids()]
+        if self._successor is not None:
+            known.append(self._successor.pid)
+        return known
 
     def _hear_fork_servers(self) -> None:
         """And do what has waited for one, or cannot be done."""
@@ -461,7 +472,8 @@ class Master:
         try:
             return self._fork(spawn.slot, record, source)
         except Unanswered:
-            # Somebody may have been forked who writes to the record: it is not used again.
+            # Somebody may have been forked who writes to the record: it is not used again before that one has gone.
+            self._unnamed.append(record)
             if source is not None:
                 self._preload.lost(source)
             raise
@@ -483,10 +495,7 @@ class Master:
             else:
                 place = self._places.get(slot)
                 assert place is not None, "a slot that waits for its worker is not closed"
-                known = [*self._children, *self._preload.pids()]
-                if self._successor is not None:
-                    known.append(self._successor.pid)
-                pid = source.fork(slot, record.number, place, link_of_worker, lifeline_of_worker, stacks, known)
+                pid = source.fork(slot, record.number, place, link_of_worker, lifeline_of_worker, stacks, self._known())
             on_failure.pop_all()
         child = Child(pid, MasterLink(link), lifeline, record, stacks)
         if pid == 0:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ladybug.children import LOST_RETURNCODE, Child, ended, wait_for
+from ladybug.children import LOST_RETURNCODE, Child, ended, ended_unnamed, wait_for
 from ladybug.link import MasterLink
-from ladybug.scoreboard import Scoreboard
+from ladybug.scoreboard import Record, Scoreboard
 from ladybug.stacks import Stacks
 from tests.integration.support import eventually
 
@@ -99,6 +99,35 @@ def test_process_1_reaps_orphans_too_and_does_not_tell_of_them() -> None:
         assert init.stdout.readline() == "ready\n"
         init.stdin.close()
         assert init.stdout.read() == "True\n"
+
+
+def signed(*pids: int) -> list[Record]:
+    """The records of workers with these process ids; 0 has not signed yet."""
+    scoreboard = Scoreboard()
+    records = [scoreboard.claim(0, 1, 0.0) for _ in pids]
+    for record, pid in zip(records, pids, strict=True):
+        record.sign(pid)
+    return records
+
+
+def test_workers_that_nobody_has_named_are_reaped_by_what_they_have_signed() -> None:
+    gone, alive, known = program(""), program("__import__('signal').pause()"), program("")
+    os.waitid(os.P_PID, known, os.WEXITED | os.WNOWAIT)
+    found: list[Record] = []
+    records = signed(gone, alive, 0, known, os.getpid(), -1)
+
+    def is_found() -> bool:
+        found.extend(ended_unnamed([record for record in records if record not in found], [known]))
+        return len(found) == 1
+
+    eventually(is_found, "the end of the first")
+    assert found == records[:1]
+    assert wait_for(gone) is None
+    assert wait_for(known) == (known, 0)
+    os.kill(alive, signal.SIGKILL)
+    wait_for(alive, 0)
+    # Whoever has reaped it.
+    assert list(ended_unnamed(records[1:], [known])) == [records[1]]
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
 
+from ladybug import fork_server
+from ladybug.children import ended_unnamed
 from ladybug.config import Config
 from ladybug.exceptions import ConfigError
 from ladybug.fork_server import ForkServer
@@ -205,6 +208,30 @@ def test_one_that_was_stopped_is_not_waited_for_for_ever(master: Master) -> None
         pass
     # The master hears nobody meanwhile.
     assert time.monotonic() - begin < 6.0
+
+
+def test_a_worker_whose_fork_server_dies_before_it_has_named_it_is_reaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork_and_die(become: Callable[[], NoReturn]) -> NoReturn:
+        fork_twice(become)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    fork_twice = fork_server._fork_twice
+    monkeypatch.setattr(fork_server, "_fork_twice", fork_and_die)
+    master = Master(tmp_path)
+    assert master.hears(master.server.link).kind is Kind.READY
+    with pytest.raises(Unanswered), master.worker():
+        pass
+    (child,) = [child for child in psutil.Process().children() if child.pid != master.server.pid]
+    record = master.scoreboard.record(0)
+    # Its lifeline has ended: it ends, and is a zombie until somebody asks.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert record.read().pid == child.pid
+    assert list(ended_unnamed([record], [master.server.pid])) == [record]
+    assert not child.is_running()
+    master.end()
 
 
 def test_it_goes_with_its_master(tmp_path: Path) -> None:
