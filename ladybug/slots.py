@@ -2,11 +2,11 @@
 
 A worker's life, and what may become of it:
 
-    BOOTING -> SERVING -> DRAINING -> gone              replaced: its successor serves before it leaves
-    BOOTING -> SERVING -> gone                          died: replaced, after a delay if it died young
-    BOOTING -> FAILED -> gone                           could not start
-    DRAINING -> ABORTED -> KILLED                       did not leave in time, like QUITTING and FAILED
-    SERVING -> SILENT -> BLOCKED -> ABORTED -> KILLED   its event loop stands still; as soon as it runs again: SERVING
+    BOOTING -> SERVING -> (LEAVING ->) DRAINING -> gone     replaced: its successor serves before it leaves
+    BOOTING -> SERVING -> gone                              died: replaced, after a delay if it died young
+    BOOTING -> FAILED -> gone                               could not start
+    DRAINING -> ABORTED -> KILLED                           did not leave in time, like QUITTING and FAILED
+    SERVING -> SILENT -> BLOCKED -> ABORTED -> KILLED       its event loop stands still; as soon as it runs again: SERVING
 
 REPORTED and OVERDUE are the tables of one process, FLEET that of all together. An entry that is missing is an error of whoever
 looks it up (KeyError).
@@ -83,6 +83,8 @@ SEVERITY: Mapping[Worker, int] = {state: degree for degree, state in enumerate(O
 # Takes connections, or will again. And: holds its slot, so that nobody else is needed there.
 SERVES = frozenset({Worker.SERVING, Worker.SILENT, Worker.BLOCKED})
 STAYS = SERVES | {Worker.BOOTING, Worker.FAILED}
+# Serves no longer, and has a deadline by which it is gone.
+ENDS = (frozenset(ORDERS) - {Worker.LEAVING}) | {Worker.FAILED}
 
 REPORTED: Mapping[tuple[Worker, Report], Worker] = {
     (Worker.BOOTING, Report.READY): Worker.SERVING,
@@ -99,6 +101,7 @@ OVERDUE: Mapping[Worker, Worker] = {
     Worker.SILENT: Worker.BLOCKED,
     Worker.BLOCKED: Worker.ABORTED,
     Worker.FAILED: Worker.ABORTED,
+    Worker.LEAVING: Worker.DRAINING,
     Worker.DRAINING: Worker.ABORTED,
     Worker.QUITTING: Worker.ABORTED,
     Worker.ABORTED: Worker.KILLED,
@@ -111,7 +114,7 @@ FLEET: Mapping[tuple[Fleet, Turn], Fleet] = {
     (Fleet.BOOTING, Turn.QUIT): Fleet.QUITTING,
     (Fleet.RUNNING, Turn.STOP): Fleet.LEAVING,
     (Fleet.RUNNING, Turn.QUIT): Fleet.QUITTING,
-    (Fleet.RUNNING, Turn.SUCCEEDED): Fleet.STOPPING,
+    (Fleet.RUNNING, Turn.SUCCEEDED): Fleet.LEAVING,
     (Fleet.LEAVING, Turn.DELAYED): Fleet.STOPPING,
     (Fleet.LEAVING, Turn.STOP): Fleet.STOPPING,
     (Fleet.LEAVING, Turn.QUIT): Fleet.QUITTING,

@@ -56,6 +56,7 @@ from ladybug.actions import (
 )
 from ladybug.exceptions import STARTUP_FAILURE
 from ladybug.slots import (
+    ENDS,
     FLEET,
     ORDERS,
     OVERDUE,
@@ -111,7 +112,7 @@ class Timeouts(NamedTuple):
     quit            from QUIT, or from a failure to start, to KILL
     boot            to start; 0 is for ever
     healthcheck     for an event loop to stand still; 0 is for ever
-    delay           between the first TERM and the moment from which connections are refused
+    delay           for which whoever has to go serves on and says goodbye; 0: no such time
     """
 
     graceful: float
@@ -137,6 +138,7 @@ class Supervisor:
             Worker.SILENT: STACKS,
             Worker.BLOCKED: max(0.0, timeouts.healthcheck - SILENCE - STACKS) if timeouts.healthcheck else inf,
             Worker.FAILED: timeouts.quit - LAST_WORDS,
+            Worker.LEAVING: timeouts.delay,
             Worker.DRAINING: timeouts.term - LAST_WORDS,
             Worker.QUITTING: timeouts.quit - LAST_WORDS,
             Worker.ABORTED: ABORT,
@@ -367,6 +369,7 @@ class Supervisor:
         """The successor serves."""
         if self.is_upgrading:
             self._succeed_by = inf
+            self._leave_at = now + self._timeouts.delay
             self._turn(Turn.SUCCEEDED)
         return self._decide(now)
 
@@ -424,6 +427,9 @@ class Supervisor:
     def _overdue(self, process: Process, now: float) -> None:
         """A worker has been in its state for too long."""
         before, after = process.state, OVERDUE[process.state]
+        if before is Worker.LEAVING:
+            self._tell([process], after, now)
+            return
         silence = f"{process.name} has not run its event loop for {now - process.heard:.0f} s"
         process.deadline = now + LAST_WORDS  # at the latest, if it was told to go
         if after in ORDERS:
@@ -449,20 +455,21 @@ class Supervisor:
     def _decide(self, now: float) -> list[Action]:
         """Look at the whole fleet and do what is missing."""
         self._now = now
+        # First of all: nobody drains before the listeners are dealt with.
+        if self.fleet is Fleet.LEAVING and self._leave_at <= now:
+            self._turn(Turn.DELAYED)
         for process in [process for process in self._by_pid.values() if process.deadline <= now]:
             self._overdue(process, now)
         if self.fleet is Fleet.BOOTING and all(slot.has_served or slot.is_closing for slot in self._slots.values()):
             self._turn(Turn.COMPLETE)
             self._actions.append(Announce())
-        if self.fleet is Fleet.LEAVING and self._leave_at <= now:
-            self._turn(Turn.DELAYED)
         if self._succeed_by <= now:
             self._succeed_by = now + SUCCESSION
             self._log(WARNING, "The successor takes too long: stopping it")
             self._actions.append(StopSuccessor())
         if self.fleet in TOLD:
             self._tell(self._by_pid.values(), TOLD[self.fleet], now)
-            if self.fleet is Fleet.LEAVING:
+            if self.fleet is Fleet.LEAVING and self._is_listening:
                 self._direct(now)
         elif self.fleet is not Fleet.OVER:
             # In this order: a slot that goes away gets nothing new before its worker is told, and who left his place in
@@ -495,13 +502,14 @@ class Supervisor:
 
     def _relieve(self, slot: Slot, now: float) -> None:
         """Tell those to go who are not needed here any more."""
+        farewell = Worker.LEAVING if self._timeouts.delay else Worker.DRAINING
         if slot.is_closing:
-            self._tell(slot.workers, Worker.DRAINING, now)
+            self._tell(slot.workers, farewell, now)
         else:
             replaced = slot.serving[:-1]
             for worker in replaced:
                 worker.goes_because = worker.goes_because or "was reloaded"
-            self._tell(replaced, Worker.DRAINING, now)
+            self._tell(replaced, farewell, now)
         # A successor that boots what is not wanted any more has nothing to finish.
         outdated = [worker for worker in slot.workers if worker.state is Worker.BOOTING and self._is_due(worker)]
         self._tell(outdated, Worker.QUITTING, now)
@@ -560,7 +568,7 @@ class Supervisor:
         for process in processes:
             if SEVERITY.get(process.state, 0) < SEVERITY[state]:
                 # Who is on the way out already gets no more time by being told again.
-                latest = process.deadline if process.state in ORDERS or process.state is Worker.FAILED else inf
+                latest = process.deadline if process.state in ENDS else inf
                 process.state = state
                 process.deadline = min(latest, now + self._limits.get(state, inf)) if state in OVERDUE else inf
                 self._actions.append(Signal(process.pid, ORDERS[state]))
@@ -590,12 +598,14 @@ class Supervisor:
             self._actions.append(StopSuccessor())
         if before in (Fleet.BOOTING, Fleet.RUNNING) and turn not in (Turn.COMPLETE, Turn.SUCCEEDED):
             self._actions.append(Stopping())
-        if self._is_listening and self.fleet not in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
-            self._is_listening = False
-            self._actions.append(HandOver() if turn is Turn.SUCCEEDED else StopListening())
         if turn is Turn.SUCCEEDED:
+            self._is_listening = False
+            self._actions.append(HandOver())
             self._log(INFO, "The successor serves: leaving")
-        elif self.fleet is Fleet.LEAVING and self._timeouts.delay:
+        elif self._is_listening and self.fleet not in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
+            self._is_listening = False
+            self._actions.append(StopListening())
+        if self.fleet is Fleet.LEAVING and turn is Turn.STOP and self._timeouts.delay:
             delay = f"{self._timeouts.delay:g} s"
             self._log(
                 INFO, f"Stopping in {delay}; until then connections are taken and closed. Stop again to begin now"

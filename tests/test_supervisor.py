@@ -80,6 +80,7 @@ class MadeUpFleet:
     ) -> None:
         timeouts = Timeouts(GRACEFUL, TERM_TIMEOUT, QUIT_TIMEOUT, boot, HEALTHCHECK, delay)
         self.supervisor = Supervisor(slots, timeouts)
+        self.delay = delay
         self.now = 1000.0
         self.slots = set(range(slots))
         self.ready: set[int] = set()
@@ -185,7 +186,7 @@ class MadeUpFleet:
             if number == SIGABRT:
                 assert pid in self.asked, "aborted, and nobody knows why"
                 return
-            assert number == SIGTERM
+            assert number == (SIGUSR2 if self.delay and not self.told[pid] else SIGTERM)
             others = [other for other in self.in_slot(slot) if other > pid and not self.told[other]]
             assert any(other in self.ready for other in others), "told to go, and nobody serves in its place"
 
@@ -863,11 +864,57 @@ def test_a_slot_that_goes_away_holds_up_no_reload() -> None:
 
 
 def test_a_successor_that_serves_ends_this_fleet_which_hands_over_and_closes_nothing() -> None:
-    fleet = booted(2, delay=10.0)
+    fleet = booted(2)
     fleet.upgrade()
     assert fleet.told == {101: [], 102: []}
     fleet.succeed()
-    assert fleet.told == {101: [SIGTERM], 102: [SIGTERM]}, "and without a delay: it is not a stop for clients"
+    assert fleet.told == {101: [SIGTERM], 102: [SIGTERM]}
+    fleet.obey()
+    assert fleet.exit_code == 0
+
+
+def test_whoever_has_a_successor_says_goodbye_first_if_there_is_a_delay() -> None:
+    fleet = booted(2, delay=10.0)
+    fleet.reload()
+    fleet.boot(103)
+    fleet.boot(104)
+    assert not fleet.reloading
+    assert fleet.told == {101: [SIGUSR2], 102: [SIGUSR2], 103: [], 104: []}
+    fleet.pass_time(9)
+    assert fleet.told[101] == [SIGUSR2]
+    fleet.pass_time(1)
+    assert fleet.told == {101: [SIGUSR2, SIGTERM], 102: [SIGUSR2, SIGTERM], 103: [], 104: []}
+    fleet.obey()
+    fleet.report(103, Report.RETIRING, "is old")
+    fleet.boot(105)
+    fleet.scale(-1)
+    assert [fleet.told[pid] for pid in (103, 104, 105)] == [[SIGUSR2], [SIGUSR2], []]
+    assert fleet.route == {0}
+    fleet.stop()
+    assert [fleet.told[pid] for pid in (103, 104, 105)] == [[SIGUSR2]] * 3
+    fleet.stop()
+    assert [fleet.told[pid] for pid in (103, 104, 105)] == [[SIGUSR2, SIGTERM]] * 3
+
+
+def test_who_is_replaced_and_does_not_go_after_its_goodbye_is_killed() -> None:
+    fleet = booted(1, delay=10.0)
+    fleet.reload()
+    fleet.boot(102)
+    fleet.pass_time(10 + TERM_TIMEOUT + ABORT)
+    assert fleet.told[101] == [SIGUSR2, SIGTERM, SIGABRT, SIGKILL]
+
+
+def test_a_fleet_that_has_a_successor_says_goodbye_first_if_there_is_a_delay() -> None:
+    fleet = booted(2, delay=10.0)
+    fleet.upgrade()
+    fleet.succeed()
+    assert list(fleet.told.values()) == [[SIGUSR2]] * 2
+    fleet.exit(101, 0)
+    fleet.hold_still(102)
+    fleet.pass_time(9)
+    assert fleet.route == {0, 1}, "the listeners are another's, and so is what comes in"
+    fleet.pass_time(1)
+    assert fleet.told[102] == [SIGUSR2, SIGTERM]
     fleet.obey()
     assert fleet.exit_code == 0
 

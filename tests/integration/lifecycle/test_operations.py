@@ -720,6 +720,36 @@ def test_a_delayed_stop_serves_on_and_says_goodbye(control: Control, workers: in
 
 
 @linux
+@pytest.mark.parametrize("number", [SIGHUP, SIGTTOU, SIGUSR2])
+def test_who_is_replaced_says_goodbye_first_if_there_is_a_delay(control: Control, number: signal.Signals) -> None:
+    with contextlib.ExitStack() as ends:
+        server = ends.enter_context(fleet(control, "--shutdown-delay", "3"))
+        workers = workers_of(server)
+        kept = {}
+        while kept.keys() != set(workers.values()):
+            client = ends.enter_context(server.connect())
+            kept.setdefault(client.request("/").value(), client)
+        leaving = {workers[2]: kept[workers[2]]} if number == SIGTTOU else kept
+        server.signal(number)
+        eventually(lambda: all("leaving" in title_of(pid) for pid in leaving), "the goodbyes to begin", timeout=30)
+        with Load(server, closing=3) as load:
+            load.wait_for_answers(20)
+        for pid, client in leaving.items():
+            # Whoever keeps a connection that idles is not met by its end.
+            response = client.request("/")
+            assert (response.value(), response.closes) == (pid, True)
+        eventually(lambda: all(is_gone(pid) for pid in leaving), "those who were replaced to leave")
+        assert load.failures == []
+        if number == SIGUSR2:
+            eventually(lambda: is_gone(server.pid), "the old master to leave")
+            (successor,) = masters_and_workers(server.pid)["master"]
+            os.kill(successor, SIGQUIT)
+        else:
+            server.signal(SIGQUIT)
+        assert server.wait(10) == 0
+
+
+@linux
 @once
 @pytest.mark.parametrize("how", ["killed", "blocked"])
 def test_nobody_waits_for_who_dies_or_blocks_during_a_delay(control: Control, how: str) -> None:
