@@ -142,7 +142,7 @@ def operations(lab: Lab) -> Iterator[Finding]:
 
     def fat(server: Server) -> None:
         for times in (1, 2, 3):
-            while server.output.text().count("MiB of memory and gets a successor") < times:
+            while server.output.text().count("holds more memory than --limit-worker-rss") < times:
                 server.request("/grow")
                 time.sleep(1.0)
 

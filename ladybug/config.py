@@ -590,8 +590,8 @@ class Config(Table):
         kind=Seconds(),
         group=TIMEOUTS,
         help="How long whoever has to go still accepts connections, and closes each after one response: after a stop signal,"
-        " so that load balancers notice before they are refused (a second signal ends the wait), and before a worker leaves that"
-        " was replaced, so that no client's next request meets the end of a connection that idles.",
+        " so that load balancers notice before they are refused (a second signal ends the wait), and before a worker leaves"
+        " that was replaced, so that no client's next request meets the end of a connection that idles.",
     )
     timeout_worker_boot: Setting[float, float] = Setting(
         default=120,

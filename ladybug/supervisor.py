@@ -196,7 +196,8 @@ class Supervisor:
         return self._decide(now)
 
     def reported(self, pid: int, report: Report, text: str, now: float) -> list[Action]:
-        """A worker said something of itself; `text` is why, for FAILED and RETIRING."""
+        """A worker said something of itself; `text` is why, for FAILED and RETIRING. What is counted of the latter ends before
+        its figures, which are in parentheses."""
         process = self._by_pid[pid]
         before, process.state = process.state, REPORTED[process.state, report]
         if process.state is Worker.SERVING and before is Worker.BOOTING:
@@ -210,7 +211,7 @@ class Supervisor:
             self._boot_failed(process.slot, f"{process.name} could not start", text, now, process)
         elif process.state in SERVES and not process.retires:
             process.retires = True
-            process.goes_because = text
+            process.goes_because = text.partition(" (")[0]
             self._log(INFO, f"{process.name} {text} and gets a successor")
         elif process.state is Worker.LEAVING and report is Report.READY:
             process.heard = now

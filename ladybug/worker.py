@@ -464,6 +464,7 @@ class _Worker(_Serving):
         self._is_retiring = False
         self._beat_at = 0.0
         self._too_fat = 0  # how often in a row
+        self._was_slim = False
 
     def _take_signals(self) -> None:
         signal.signal(signal.SIGIO, self._on_signal)
@@ -490,7 +491,7 @@ class _Worker(_Serving):
         if self.config.limit_worker_lifetime:
             lifetime = self.config.limit_worker_lifetime
             lifetime += random.uniform(0, self.config.limit_worker_lifetime_jitter)
-            loop.call_later(lifetime, self.retire, f"has served for {lifetime:.0f} s")
+            loop.call_later(lifetime, self.retire, f"has served for --limit-worker-lifetime ({lifetime:.0f} s)")
 
     def draining(self) -> None:
         super().draining()
@@ -499,7 +500,7 @@ class _Worker(_Serving):
             self._receiver.stop()
 
     def retire(self, why: str) -> None:
-        """Ask for a successor, once."""
+        """Ask for a successor, once. What is in parentheses is for the log only."""
         if self.server is not None and not self._is_retiring:
             self._is_retiring = True
             self._link.send(Kind.RETIRING, why)
@@ -524,8 +525,10 @@ class _Worker(_Serving):
 
         size = Process().memory_info().rss
         self._too_fat = self._too_fat + 1 if size > limit else 0
+        self._was_slim |= size <= limit
         if self._too_fat == RSS_PATIENCE:
-            self.retire(f"holds {size >> 20} MiB of memory")
+            since = "" if self._was_slim else ", from the beginning: no worker of this application will hold less"
+            self.retire(f"holds more memory than --limit-worker-rss ({size >> 20} MiB{since})")
         loop.call_later(WEIGHING, self._weigh, limit, loop)
 
     def _in_fork(self) -> None:

@@ -873,6 +873,17 @@ def test_a_successor_that_serves_ends_this_fleet_which_hands_over_and_closes_not
     assert fleet.exit_code == 0
 
 
+def test_restarts_are_counted_by_reason_whatever_its_figures_were() -> None:
+    fleet = booted(1)
+    for pid, seconds in ((101, 58), (102, 61)):
+        fleet.report(pid, Report.RETIRING, f"has served for long ({seconds} s)")
+        assert fleet.texts(INFO)[-1] == f"Worker 1 (pid {pid}) has served for long ({seconds} s) and gets a successor"
+        fleet.boot(pid + 1)
+        fleet.obey()
+    (slot,) = fleet.supervisor.view()
+    assert slot.restarts == {"has served for long": 2}
+
+
 def test_whoever_has_a_successor_says_goodbye_first_if_there_is_a_delay() -> None:
     fleet = booted(2, delay=10.0)
     fleet.reload()

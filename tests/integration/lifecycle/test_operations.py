@@ -358,7 +358,9 @@ def test_workers_are_replaced_by_age_under_load(control: Control) -> None:
         with load_on(server) as load:
             eventually(lambda: len(set(load.answers)) >= 8, "three replacements of each worker", timeout=60)
         assert load.failures == []
-        assert "has served for" in server.output.text()
+        assert re.search(
+            r"has served for --limit-worker-lifetime \([12] s\) and gets a successor", server.output.text()
+        )
 
 
 @once
@@ -367,9 +369,17 @@ def test_a_worker_that_grows_too_large_is_replaced(control: Control) -> None:
         (old,) = workers_of(server).values()
         assert server.request("/grow").value() == old
         server.request("/grow")
-        server.output.wait_for(r"holds 1\d\d MiB of memory and gets a successor")
+        server.output.wait_for(r"holds more memory than --limit-worker-rss \(1\d\d MiB\) and gets a successor")
         await_successor(server, 1, old)
         eventually(lambda: is_gone(old), "the large one to leave")
+
+
+@once
+def test_a_limit_below_what_every_worker_needs_is_told_of(control: Control) -> None:
+    with fleet(control, "--limit-worker-rss", str(1 << 20), workers=1) as server:
+        server.output.wait_for(
+            r"--limit-worker-rss \(\d+ MiB, from the beginning: no worker of this application will hold less\)"
+        )
 
 
 # -- logs
@@ -725,7 +735,7 @@ def test_who_is_replaced_says_goodbye_first_if_there_is_a_delay(control: Control
     with contextlib.ExitStack() as ends:
         server = ends.enter_context(fleet(control, "--shutdown-delay", "3"))
         workers = workers_of(server)
-        kept = {}
+        kept: dict[int, Client] = {}
         while kept.keys() != set(workers.values()):
             client = ends.enter_context(server.connect())
             kept.setdefault(client.request("/").value(), client)

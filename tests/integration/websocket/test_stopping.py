@@ -137,6 +137,21 @@ def test_an_application_that_has_closed_already_keeps_its_own_code() -> None:
         assert server.wait() == 0
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_application_that_notices_the_stop_closes_with_its_own_code_first(workers: int) -> None:
+    with serve(APP, "--shutdown-delay", "600", workers=workers) as server, connect(server) as peer:
+        peer.open(f"/close_deaf?{(key := fresh_key())}")
+        other = opened(server, "/watch", fresh_key())
+        server.signal(signal.SIGTERM)
+        server.output.wait_for("Stopping in 600 s")
+        server.post_note(f"{key}-go")
+        peer.expect_closed_by_server(1000, None)
+        server.signal(signal.SIGTERM)
+        other.expect_closed_by_server(1012, None)
+        other.close()
+        assert server.wait(10) == 0
+
+
 def test_what_was_sent_before_the_stop_arrives_before_the_close() -> None:
     size = 4 << 20
     with serving() as server, connect(server, receive_buffer=65536) as peer:
