@@ -12,7 +12,7 @@ other's way, and whoever may send the master signals finds it there.
 
 Rules:
 - The master never waits for a client. Requests are bounded, so are clients and the time each may take; what is over is
-  closed.
+  closed. Who has not asked yet gives way to the next.
 - A path is there when it can be connected to: the socket is made under another name and then moved into place. A leftover
   refuses connections, and is removed.
 - A directory that somebody else could have made, or can write in, is not trusted, on either side.
@@ -124,7 +124,7 @@ class ControlServer:
 
     def interests(self) -> Iterator[tuple[int, int]]:
         """What to poll for: descriptors and events of poll(2)."""
-        if self._accept_at is None and len(self._clients) < MOST_CLIENTS:
+        if self._accept_at is None and self._has_room():
             yield self._listener.fileno(), select.POLLIN
         for client in self._clients:
             yield client.fd, select.POLLOUT if client.has_asked else select.POLLIN
@@ -149,7 +149,7 @@ class ControlServer:
 
     def _accept(self, now: float) -> None:
         self._accept_at = None
-        while len(self._clients) < MOST_CLIENTS:
+        while self._has_room():
             try:
                 connection = self._listener.accept()[0]
             except BlockingIOError:
@@ -158,7 +158,14 @@ class ControlServer:
                 # Who could not be accepted goes on waiting, so the listener stays readable: polled, it would never rest.
                 self._accept_at = now + RETRY
                 return
+            if len(self._clients) == MOST_CLIENTS:
+                silent = next(client for client in self._clients if not client.has_asked)
+                silent.close()
+                self._clients.remove(silent)
             self._clients.append(_Client(connection, now + PATIENCE))
+
+    def _has_room(self) -> bool:
+        return len(self._clients) < MOST_CLIENTS or not all(client.has_asked for client in self._clients)
 
     def close(self) -> None:
         """The end: let the last answers go, remove the path if it is still ours."""

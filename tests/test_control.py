@@ -189,9 +189,21 @@ def test_slow_clients_neither_hold_up_others_nor_stay(master: Master, path: str)
         assert not rest(deaf).endswith(b"\n")
 
 
+def test_who_does_not_ask_gives_way_to_who_does(master: Master, path: str) -> None:
+    with contextlib.ExitStack() as clients:
+        silent = [clients.enter_context(connected(path)) for _ in range(3 * MOST_CLIENTS)]
+        assert ask(path, "echo")
+        assert rest(silent[0]) == b""
+        silent[-1].sendall(b'{"command": "echo"}\n')
+        assert json.loads(rest(silent[-1]))["ok"]
+
+
 def test_more_clients_than_there_is_room_for_wait_their_turn(master: Master, path: str) -> None:
     with contextlib.ExitStack() as clients:
         first = [clients.enter_context(connected(path)) for _ in range(MOST_CLIENTS)]
+        for deaf in first:
+            deaf.sendall(b'{"command": "large"}\n')
+            assert deaf.recv(1)
         last = clients.enter_context(connected(path))
         last.sendall(b'{"command": "echo"}\n')
         wakeups = master.wakeups

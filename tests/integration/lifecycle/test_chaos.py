@@ -92,7 +92,8 @@ class Chaos:
         self.cut: dict[Any, float] = {}
         # When the log told of the death of one whose connections we have not seen.
         self.forced: list[float] = []
-        self._held: dict[int, list[Any]] = {}  # by one whose loop is blocked: as long as it is, the same
+        # By one whose loop is blocked; nearly always the same as long as it is, but two that block it may meet.
+        self._held: dict[int, list[Any]] = {}
         self._known: set[int] = set()  # to have died, and who was in them
         self._is_over = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
@@ -115,6 +116,8 @@ class Chaos:
     def _watch(self) -> None:
         blocked = forced = 0
         while not self._is_over.wait(0.05):
+            for pid in self._held:
+                self._held[pid] = connections_of(pid) or self._held[pid]
             text = self.server.output.text()
             for pid in map(int, BLOCKED.findall(text)[blocked:]):
                 blocked += 1
@@ -211,7 +214,7 @@ class Chaos:
             for pid in children_of(self.server.pid):
                 held = connections_of(pid)
                 if client.socket.getsockname() in held:
-                    self._held[pid] = held
+                    self._held = {**self._held, pid: held}  # the watcher goes through it
 
 
 @contextlib.contextmanager
@@ -238,21 +241,16 @@ def lineage(control: Control, origin: tuple[str, ...]) -> Iterator[Lineage]:
         server.kill()
 
 
-def living_children(pid: int) -> list[int]:
-    """But for those that nobody has collected yet: a worker whose fork server was killed before it could name it, for ever."""
-    return [child for child in children_of(pid) if not is_gone(child)]
-
-
 def order_again(server: Lineage, load: Load, origin: tuple[str, ...], story: str) -> None:
     """Whoever is left over goes, and all is as if nothing had been."""
 
     def is_one() -> bool:
         """Whether there is one master."""
-        return server.members() == {server.pid, *living_children(server.pid)}
+        return server.members() == {server.pid, *children_of(server.pid)}
 
     def is_in_order() -> bool:
         workers = workers_of(server)
-        return is_one() and len(living_children(server.pid)) - len(origin) == len(workers) > 0
+        return is_one() and len(children_of(server.pid)) - len(origin) == len(workers) > 0
 
     # An upgrade that is under way would take a reload along.
     eventually(is_one, f"the end of upgrades ({story})", 40)
