@@ -2,7 +2,7 @@
 
 Two pipes join a worker to its master, one for each direction:
 
-    link       worker -> master   framed messages: READY, FAILED with its text, RETIRING
+    link       worker -> master   framed messages: READY, FAILED with its text, RETIRING, CLOSED
     lifeline   master -> worker   never carries a byte: it ends when the master does, however the master ended
 
 The lifeline is watched twice. The event loop sees its end like that of any file. And because a loop can be blocked, the
@@ -57,6 +57,7 @@ class Kind(enum.IntEnum):
     READY = 1  # lifespan startup is complete, connections are accepted
     FAILED = 2  # it cannot start; the text says why, for the user
     RETIRING = 3  # it goes on serving, and asks for a successor; the text says why
+    CLOSED = 4  # it drains, and has let go of its listeners
 
 
 class Message(NamedTuple):
@@ -74,9 +75,10 @@ _MOST_BYTES = 4 * MAX_TEXT
 # By the message before it, what may come.
 _NEXT = {
     None: frozenset({Kind.READY, Kind.FAILED}),
-    Kind.READY: frozenset({Kind.RETIRING}),
+    Kind.READY: frozenset({Kind.RETIRING, Kind.CLOSED}),
     Kind.FAILED: frozenset[Kind](),
-    Kind.RETIRING: frozenset[Kind](),
+    Kind.RETIRING: frozenset({Kind.CLOSED}),
+    Kind.CLOSED: frozenset[Kind](),
 }
 
 

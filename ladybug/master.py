@@ -89,7 +89,12 @@ SIGNALS = (
     *STOP_SIGNALS,
     *(signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD),
 )
-_REPORTS = {Kind.READY: Report.READY, Kind.FAILED: Report.FAILED, Kind.RETIRING: Report.RETIRING}
+_REPORTS = {
+    Kind.READY: Report.READY,
+    Kind.FAILED: Report.FAILED,
+    Kind.RETIRING: Report.RETIRING,
+    Kind.CLOSED: Report.CLOSED,
+}
 
 
 def run_master(config: "Config", pid_file: PidFile | None = None, inheritance: Inheritance | None = None) -> int:

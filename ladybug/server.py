@@ -93,6 +93,7 @@ class Server:
         started: see Started.
         on_started: called once when it is about to take the first connection: nothing of the application's comes between.
         on_retire: called once when limit_max_requests is reached; None: the server stops by itself.
+        on_closed: called once in a graceful stop, when the listeners are closed here.
     """
 
     def __init__(self, config: Config, *, app: Any = None) -> None:
@@ -101,6 +102,7 @@ class Server:
         self.started = Started()
         self.on_started: Callable[[], None] | None = None
         self.on_retire: Callable[[], None] | None = None
+        self.on_closed: Callable[[], None] | None = None
         self._app = app
         self._service: Service | None = None
         self._poller: Poller | None = None
@@ -294,6 +296,8 @@ class Server:
         await self._in_turn(self._begin_drain)
         quiet = await self._settle(2 * FAREWELL)
         await self._in_turn(self._close_listeners)
+        if self.on_closed is not None:
+            self.on_closed()
         if quiet and await self._settle(2 * FAREWELL if service.connections else 0):
             return
         logger.info(

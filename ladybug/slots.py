@@ -43,6 +43,7 @@ class Report(enum.Enum):
     READY = "ready"
     FAILED = "failed"
     RETIRING = "retiring"  # goes on serving, and asks for a successor
+    CLOSED = "closed"  # drains, and accepts nothing any more
 
 
 class Fleet(enum.Enum):
@@ -90,6 +91,8 @@ REPORTED: Mapping[tuple[Worker, Report], Worker] = {
     (Worker.BOOTING, Report.READY): Worker.SERVING,
     (Worker.BOOTING, Report.FAILED): Worker.FAILED,
     **{(state, Report.RETIRING): state for state in SERVES},
+    # Somebody else has told it to go, and it is as good as dead.
+    **{(state, Report.CLOSED): state for state in SERVES},
     # What a worker that was told to go says of itself has crossed our signal on the way, and changes nothing any more.
     **{(state, report): state for state in ORDERS for report in Report},
 }
@@ -158,6 +161,7 @@ class Process:
         self.serving_since: float | None = None
         self.heard = 0.0  # when its event loop ran, as far as we know
         self.retires = False
+        self.is_closed = False  # accepts nothing any more
         self.goes_because = ""  # for the statistics
 
     @property

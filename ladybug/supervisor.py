@@ -209,6 +209,8 @@ class Supervisor:
         elif process.state is Worker.FAILED:
             process.deadline = now + self._limits[Worker.FAILED]
             self._boot_failed(process.slot, f"{process.name} could not start", text, now, process)
+        elif report is Report.CLOSED:
+            process.is_closed = True
         elif process.state in SERVES and not process.retires:
             process.retires = True
             process.goes_because = text.partition(" (")[0]
@@ -539,9 +541,14 @@ class Supervisor:
             self._actions.append(CloseSlot(slot.number))
 
     def _finish_reload(self) -> None:
-        if self.is_reloading and all(
-            any(worker.edition == self._edition for worker in slot.serving) or slot.is_closing
-            for slot in self._slots.values()
+        """It is over when no new connection can meet what was there before."""
+        if (
+            self.is_reloading
+            and all(
+                any(worker.edition == self._edition for worker in slot.serving) or slot.is_closing
+                for slot in self._slots.values()
+            )
+            and all(worker.edition == self._edition or worker.is_closed for worker in self._by_pid.values())
         ):
             self.is_reloading = False
             self._actions.append(Reloaded(is_complete=True))

@@ -356,12 +356,13 @@ class _Serving:
 
     def _interrupt_import(self, number: int, frame: FrameType | None) -> None:
         """Raise BootInterrupted where Python is; but not inside the import system's own weak reference callbacks, where an
-        exception is printed and lost. Then once more, a millisecond of running later."""
+        exception is printed and lost. Then once more, a millisecond later; by a thread, because one of the kernel's timers is
+        the alarm's, and the others stand still while an import waits."""
         if not self._is_loading:
             return
         if frame is not None and frame.f_globals.get("__name__") == "importlib._bootstrap":
             signal.signal(signal.SIGVTALRM, self._interrupt_import)
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0.001)
+            threading.Timer(0.001, signal.pthread_kill, (threading.get_ident(), signal.SIGVTALRM)).start()
         else:
             raise BootInterrupted
 
@@ -475,6 +476,7 @@ class _Worker(_Serving):
             raise BootInterrupted
 
     def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        server.on_closed = lambda: self._link.send(Kind.CLOSED)
         self._receiver = Receiver(self._channel, loop, server.adopt)
         loop.add_reader(self._lifeline, self._orphaned, loop)
 
@@ -501,7 +503,7 @@ class _Worker(_Serving):
 
     def retire(self, why: str) -> None:
         """Ask for a successor, once. What is in parentheses is for the log only."""
-        if self.server is not None and not self._is_retiring:
+        if self.server is not None and not self._is_retiring and not self.is_stopping:
             self._is_retiring = True
             self._link.send(Kind.RETIRING, why)
 

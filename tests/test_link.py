@@ -59,7 +59,11 @@ def test_the_end_of_the_link_is_seen_and_may_be_asked_for_again(ends: Ends) -> N
     assert ends.master.at_end
 
 
-@given(st.sampled_from([[], [Kind.READY], [Kind.FAILED], [Kind.READY, Kind.RETIRING]]), st.text(max_size=40), st.data())
+@given(
+    st.sampled_from([[], [Kind.READY], [Kind.FAILED], [Kind.READY, Kind.RETIRING, Kind.CLOSED]]),
+    st.text(max_size=40),
+    st.data(),
+)
 def test_a_message_is_given_out_when_its_last_byte_is_there(kinds: list[Kind], text: str, data: st.DataObject) -> None:
     said = [(kind, text) for kind in kinds]
     whole_read, whole_write = os.pipe()
@@ -108,6 +112,8 @@ def test_a_text_that_is_no_utf8_arrives_all_the_same(ends: Ends) -> None:
         struct.pack("=BI", Kind.FAILED, 0) + struct.pack("=BI", Kind.READY, 0),
         struct.pack("=BI", Kind.READY, 0) + struct.pack("=BI", Kind.FAILED, 0),
         struct.pack("=BI", Kind.READY, 0) + struct.pack("=BI", Kind.RETIRING, 0) * 2,
+        struct.pack("=BI", Kind.CLOSED, 0),
+        struct.pack("=BI", Kind.READY, 0) + struct.pack("=BI", Kind.CLOSED, 0) * 2,
     ],
 )
 def test_nonsense_is_the_end_of_a_link(ends: Ends, said: bytes) -> None:

@@ -118,6 +118,8 @@ class MadeUpFleet:
                     assert pid in self.alive, f"{action} for a process that is gone"
                     self.check_replacement(pid, number)
                     self.told[pid].append(number)
+                    if number in (SIGTERM, SIGQUIT) and pid in self.ready and pid not in self.still:
+                        waiting += self.supervisor.reported(pid, Report.CLOSED, "", self.now)
                 case Stopping():
                     assert self.listening and not self.stopping
                     self.stopping = True
@@ -873,6 +875,29 @@ def test_a_successor_that_serves_ends_this_fleet_which_hands_over_and_closes_not
     assert fleet.exit_code == 0
 
 
+def test_a_reload_lasts_as_long_as_somebody_may_still_accept_who_is_not_new() -> None:
+    fleet = booted(2)
+    fleet.hold_still(101)
+    fleet.reload()
+    fleet.boot(103)
+    fleet.boot(104)
+    assert fleet.told == {101: [SIGTERM], 102: [SIGTERM], 103: [], 104: []}
+    fleet.pass_time(20)
+    assert fleet.reloading
+    fleet.report(101, Report.CLOSED)
+    assert not fleet.reloading
+
+
+def test_a_reload_is_over_when_the_last_who_does_not_close_has_gone() -> None:
+    fleet = booted(1)
+    fleet.hold_still(101)
+    fleet.reload()
+    fleet.boot(102)
+    assert fleet.reloading
+    fleet.exit(101, -9)
+    assert not fleet.reloading
+
+
 def test_restarts_are_counted_by_reason_whatever_its_figures_were() -> None:
     fleet = booted(1)
     for pid, seconds in ((101, 58), (102, 61)):
@@ -889,11 +914,11 @@ def test_whoever_has_a_successor_says_goodbye_first_if_there_is_a_delay() -> Non
     fleet.reload()
     fleet.boot(103)
     fleet.boot(104)
-    assert not fleet.reloading
     assert fleet.told == {101: [SIGUSR2], 102: [SIGUSR2], 103: [], 104: []}
     fleet.pass_time(9)
-    assert fleet.told[101] == [SIGUSR2]
+    assert fleet.told[101] == [SIGUSR2] and fleet.reloading
     fleet.pass_time(1)
+    assert not fleet.reloading
     assert fleet.told == {101: [SIGUSR2, SIGTERM], 102: [SIGUSR2, SIGTERM], 103: [], 104: []}
     fleet.obey()
     fleet.report(103, Report.RETIRING, "is old")

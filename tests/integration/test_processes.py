@@ -279,6 +279,13 @@ def test_a_stop_while_the_application_is_imported_is_immediate_and_clean(control
         server.check_log()
 
 
+def test_a_stop_that_meets_the_import_system_at_work_ends_what_comes_after(control: Control) -> None:
+    control.boot("stop in the import system")
+    with starting(control, workers=0) as server:
+        assert server.wait(5) == 0
+        server.check_log()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_second_stop_cuts_a_startup_short(control: Control, workers: int) -> None:
     control.boot("hang in lifespan")
