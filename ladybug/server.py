@@ -6,8 +6,8 @@ The stop, in phases (each begins when the one before has nothing left to do, or 
 1. responses say Connection: close, idle connections are closed; then what waits in the listeners' queues is taken, and
    the listeners are closed;
 2. what runs may finish; WebSockets are closed with 1012; streams without a known end are told http.disconnect: those of an
-   EventSource and the silent ones first, the others when half the time is over. Not before: frameworks cancel a request that is
-   told so, and a download would end as an error;
+   EventSource at once, the others when the time is nearly over. Not before: frameworks cancel a request that is told so, and a
+   download would end as an error;
 3. at timeout_graceful_shutdown, or when escalated, what still runs is cancelled;
 4. lifespan shutdown, always, on a budget of its own.
 """
@@ -46,8 +46,10 @@ logger = logging.getLogger("ladybug.error")
 LINGER = 5.0
 # How long a connection that was busy a moment ago may take to send its next request to a server that stops, in seconds.
 FAREWELL = 0.25
-# A stream that sent nothing for so long waits for something to happen: it is asked to end at once, in seconds.
-STREAM_SILENCE = 0.5
+# How often is looked at what still runs, in seconds.
+LOOK = 0.5
+# Streams are asked to end so many seconds before the deadline, or when half of the time is over if it is short.
+LAST_CALL = 5.0
 # How long a stream that was asked to end may go on before its next send raises, in seconds: many send once a second, and
 # ask before they do.
 LEAVE_GRACE = 1.5
@@ -309,11 +311,14 @@ class Server:
         if running:
             logger.error("Cancelling what did not finish in time (requests: %d).", len(running))
         for exchange in running:
-            if not exchange.leaving and exchange.may_leave(True, True):
+            if not exchange.leaving and exchange.may_leave(True):
                 exchange.leave()  # a stop that was cut short has not come to that yet
             exchange.cancel()
         self._escalate.clear()
-        await self._settle(CANCEL_GRACE)
+        if not await self._settle(CANCEL_GRACE):
+            for exchange in self._running():
+                exchange.give_up()
+            await self._settle(FAREWELL)
         for connection in self._open_connections():
             connection.abort()
 
@@ -350,9 +355,9 @@ class Server:
         clock = asyncio.get_running_loop().time
         begin = clock()
         end = begin + self.config.timeout_graceful_shutdown
-        sends: dict[Exchange, int] = {}
+        last_call = max(end - LAST_CALL, (begin + end) / 2)
         asked: dict[Exchange, float] = {}
-        while not await self._settle(min(STREAM_SILENCE, end - clock())):
+        while not await self._settle(min(LOOK, end - clock())):
             now = clock()
             if now >= end or self._escalate.is_set():
                 return False
@@ -360,10 +365,13 @@ class Server:
                 if exchange.leaving:
                     if now - asked[exchange] >= LEAVE_GRACE:
                         exchange.expel()
-                elif exchange.may_leave(sends.get(exchange) == exchange.sends, now - begin > (end - begin) / 2):
+                elif exchange.may_leave(now >= last_call):
+                    if now >= last_call:
+                        logger.warning(
+                            "%s %s is told to end: the graceful timeout is nearly over", *exchange.request_line()
+                        )
                     exchange.leave()
                     asked[exchange] = now
-                sends[exchange] = exchange.sends
         return True
 
     async def _settle(self, seconds: float) -> bool:

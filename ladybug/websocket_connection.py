@@ -61,6 +61,9 @@ from ladybug.transport import (
 # are handed on as they were read make the allocator pay for each odd size.
 FRAME_READ: Final = 81920
 
+# Events taken in one turn. Messages are bounded by the queue; of control frames 64 KiB hold ten thousand.
+MOST_EVENTS: Final[i64] = 256
+
 CONNECTING: Final[i64] = 0
 OPEN: Final[i64] = 1
 PINGED: Final[i64] = 2
@@ -100,6 +103,7 @@ class WebSocketConnection(Transport):
         self.parser: WebSocket | None = None  # made when the application accepts
         self.pings: i64 = 0  # as many were sent
         self.run_planned = False
+        self.deferred = False  # frames wait whose turn comes after the others'
         self.scope: dict[str, Any] | None = build_websocket_scope(
             before.service, head, before.client, before.local_address(), handshake.subprotocols
         )
@@ -133,12 +137,14 @@ class WebSocketConnection(Transport):
         parser = self.parser
         # Not here and now: a client that never stops sending would have the turn for ever.
         if parser is not None and (self.readable or parser.has_input() or parser.is_failed()) and self.wants_input():
-            self.poller.again(self)
+            self.go_on_later()
 
     # -- Reading ----------------------------------------------------------------------------------------------------
 
     def wants_input(self) -> bool:
         phase = self.phase
+        if self.deferred:
+            return False
         if phase == OPEN or phase == PINGED:
             if self.exchange.is_full():
                 return False
@@ -149,12 +155,12 @@ class WebSocketConnection(Transport):
 
     def read(self) -> None:
         # What was read before comes first: a queue that is full again and again must not let the rest of it grow.
-        if self.parser is not None and self.parser.has_input():
+        if self.parser is not None and self.parser.has_input() and not self.deferred:
             self.advance()
         reads: i64 = 0
         while self.readable and self.wants_input():
             if reads == READS_PER_TURN:
-                self.poller.again(self)
+                self.go_on_later()
                 return
             reads += 1
             data = self.receive(FRAME_READ)
@@ -172,7 +178,7 @@ class WebSocketConnection(Transport):
             assert parser is not None
             parser.receive_data(data)
             self.advance()
-        if self.readable and self.state == ACTIVE:
+        if self.readable and self.state == ACTIVE and not self.deferred:
             if self.peer_closed and self.phase == CONNECTING:
                 self.lose()
             else:
@@ -183,7 +189,14 @@ class WebSocketConnection(Transport):
         if parser is None:
             return
         exchange = self.exchange
+        self.deferred = False
+        events: i64 = 0
         while self.wants_input():
+            if events == MOST_EVENTS:
+                self.deferred = True
+                self.go_on_later()
+                break
+            events += 1
             event = parser.next_event()
             if event == NEED_DATA:
                 break
@@ -215,7 +228,7 @@ class WebSocketConnection(Transport):
         if self.phase == PINGED:  # the pong could not be read till now: its time begins
             self.set_deadline(self.settings.ping_timeout)
         self.go_on_reading()
-        self.poller.again(self)
+        self.go_on_later()
 
     def write_frame(self, opcode: i64, payload: bytes) -> None:
         writer = self.cork()
@@ -233,7 +246,7 @@ class WebSocketConnection(Transport):
         self.set_deadline(self.settings.ping_interval)
         self.go_on_reading()
         # What came early, and what comes now, is read behind the application's back only when it is not running.
-        self.poller.again(self)
+        self.go_on_later()
 
     def begin_close(self) -> None:
         self.phase = CLOSING
@@ -242,7 +255,7 @@ class WebSocketConnection(Transport):
             self.set_deadline(self.timeouts.linger)
             if self.readable or self.paused:
                 self.go_on_reading()
-                self.poller.again(self)
+                self.go_on_later()
 
     def exchange_complete(self, persist: bool) -> None:
         """The handshake is refused, and its HTTP response written."""
@@ -275,6 +288,8 @@ class WebSocketConnection(Transport):
             if self.settings.ping_timeout != NEVER:
                 self.phase = PINGED
             self._ping()
+        elif not self.is_late():
+            return
         elif phase == PINGED:
             if self.exchange.is_full():
                 # We do not read: the pong may stand behind messages that the application has not taken, and that is not the
@@ -350,7 +365,7 @@ class WebSocketConnection(Transport):
         self.set_deadline(self.deadline())
         self.exchange.wake_drained()
         self.go_on_reading()
-        self.poller.again(self)
+        self.go_on_later()
 
     def on_lost(self) -> None:
         self.phase = FAILED

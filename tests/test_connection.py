@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from ladybug.asgi.exchange import RECEIVES_PER_TURN
+from ladybug.asgi.http import HttpExchange
 from ladybug.connection import DISCARD_SIZE
 from ladybug.poller import PEER_CLOSED, READABLE
 from ladybug.protocol.limits import Limits
@@ -35,6 +37,7 @@ from tests.pair import (
     LARGE,
     LINGER,
     SEND,
+    Client,
     Message,
     Pair,
     Puppet,
@@ -104,6 +107,27 @@ async def test_the_clock_of_a_head_starts_with_its_first_byte_and_is_not_set_bac
         await pair.settle()
         await expires(pair, HEAD - HEAD // 2)
         assert (await pair.response()).status == 408
+        assert await pair.rest() == b""
+
+
+async def late_for_its_sweeps(pair: Pair, data: bytes, ticks: int) -> None:
+    """The client sends; but the server looks at its deadlines first, of which one of so many ticks has come."""
+    pair.client.send(data)
+    for _ in range(ticks + 2):
+        pair.poller.deadlines.sweep()
+        pair.poller.deadlines.stop()
+
+
+@on_every_stack
+async def test_who_has_sent_in_time_is_not_late_because_the_server_is(stack: Stack) -> None:
+    async with stack.pair(hello) as pair:
+        await late_for_its_sweeps(pair, GET[:10], HEAD)
+        await pair.settle()
+        await late_for_its_sweeps(pair, GET[10:], 1)
+        assert (await pair.response()).status == 200
+        await late_for_its_sweeps(pair, GET, KEEP_ALIVE)
+        assert (await pair.response()).status == 200
+        await expires(pair, KEEP_ALIVE)
         assert await pair.rest() == b""
 
 
@@ -966,3 +990,75 @@ async def test_the_end_of_input_does_not_overtake_requests_that_wait_for_their_t
         for content in (b"1", b"2", b"3"):
             assert (await pair.response()).content == content
         assert await pair.rest() == b""
+
+
+# -- Fairness -------------------------------------------------------------------------------------------------------------
+
+
+class Calls:
+    """An application that notes whose requests it is called for."""
+
+    def __init__(self, work: float = 0.0) -> None:
+        self.clients: list[tuple[str, int]] = []
+        self.work = work
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        self.clients.append(scope["client"])
+        time.sleep(self.work)  # noqa: ASYNC251 - what is to be bounded
+        await hello(scope, receive, send)
+
+    async def before(self, mine: Client, other: Client) -> int:
+        """How many of the first client's requests were served before the other's, which came at the same time."""
+        assert (await other.response()).status == 200
+        return self.clients.index(other.client.getsockname())
+
+
+@pytest.mark.parametrize(("work", "most"), [(0.0, 200), (0.002, 10)], ids=["quick", "slow"])
+@on_every_stack
+async def test_whoever_pipelines_does_not_keep_others_waiting(stack: Stack, work: float, most: int) -> None:
+    calls = Calls(work)
+    async with stack.pair(calls) as pair:
+        other = pair.other()
+        await pair.settle()
+        await pair.send(GET * 500)
+        await other.send(GET)
+        assert await calls.before(pair, other) < most
+        for _ in range(500):
+            assert (await pair.response()).status == 200
+        assert len(calls.clients) == 501
+
+
+@on_every_stack
+async def test_who_receives_and_never_has_to_wait_lets_others_have_the_loop(stack: Stack) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        await pair.send(post(1000))
+        call = await puppet.call()
+        (exchange,) = pair.service.running
+        assert isinstance(exchange, HttpExchange)
+        others: list[int] = []
+        for _ in range(RECEIVES_PER_TURN + 1):
+            exchange.feed(b"x")
+        asyncio.get_running_loop().call_soon(others.append, 1)
+        for _ in range(RECEIVES_PER_TURN - 1):
+            await exchange.receive()
+        assert others == []
+        await exchange.receive()
+        assert others == [1]
+        call.returns()
+        assert (await pair.response()).status == 500
+        pair.log.take()
+
+
+@on_every_stack
+async def test_turns_do_not_add_up(stack: Stack) -> None:
+    """A connection waits for its turn once, however often there is something new for it."""
+    async with stack.pair(hello) as pair:
+        await pair.send(GET * 2000)
+        for _ in range(20):
+            await asyncio.sleep(0)
+            pair.connection.on_ready(READABLE)
+            pair.connection.go_on_later()
+            assert pair.poller.leftovers.count(pair.connection) <= 1
+        for _ in range(2000):
+            assert (await pair.response()).status == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -333,11 +334,59 @@ async def test_a_handshake_on_a_connection_of_a_server_that_leaves_is_taken_and_
         await call.send({"type": "websocket.accept"})
         assert (await pair.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         (exchange,) = pair.service.running
-        assert exchange.may_leave(False, False)
+        assert exchange.may_leave(False)
         exchange.leave()
         await pair.settle()
         pair.service.end_turn()
         assert await pair.exactly(4) == unmasked(CLOSE, code_of(1012))
+        call.returns()
+
+
+@on_every_stack
+async def test_a_pong_that_came_in_time_is_not_late_because_the_server_is(stack: Stack) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet, timeouts=Timeouts(0, 0, 0, SEND, LINGER, 0)) as pair:
+        pair.service.websocket = WebSocketSettings(1 << 20, QUEUE, INTERVAL, TIMEOUT, True)
+        await pair.send(HANDSHAKE)
+        call = await puppet.call()
+        await call.send({"type": "websocket.accept"})
+        await pair.until(b"\r\n\r\n")
+        await pair.elapse(INTERVAL)
+        assert await pair.exactly(3) == unmasked(PING, b"1")
+        # It has come, but the server looks at its deadlines first.
+        pair.client.send(frame(PONG, b"1"))
+        for _ in range(TIMEOUT + 2):
+            pair.poller.deadlines.sweep()
+            pair.poller.deadlines.stop()
+        await pair.settle()
+        await pair.send(frame(PING, b"still there?"))
+        assert await pair.exactly(14) == unmasked(PONG, b"still there?")
+        call.returns()
+
+
+@on_every_stack
+async def test_many_pings_do_not_keep_others_waiting(stack: Stack) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet, timeouts=Timeouts(0, 0, 0, SEND, LINGER, 0)) as pair:
+        pair.service.websocket = WebSocketSettings(1 << 20, QUEUE, NEVER, NEVER, True)
+        await pair.send(HANDSHAKE)
+        call = await puppet.call()
+        await call.send({"type": "websocket.accept"})
+        await pair.until(b"\r\n\r\n")
+        other = pair.other()
+        await pair.settle()
+        await pair.send(frame(PING, b"") * 5000)
+        await other.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        served = await puppet.call()
+        pongs = 0
+        with contextlib.suppress(BlockingIOError):
+            while data := pair.client.recv(65536):
+                pongs += len(data) // 2
+        assert pongs < 2000, "the other's request waited for all of them"
+        assert await pair.exactly(2 * (5000 - pongs)) == unmasked(PONG, b"") * (5000 - pongs)
+        await served.start(204)
+        await served.body(b"")
+        served.returns()
         call.returns()
 
 

@@ -26,6 +26,12 @@ async def next_message(exchange: "Exchange") -> dict[str, Any]:
     return message
 
 
+async def next_message_later(exchange: "Exchange") -> dict[str, Any]:
+    """The same, for an application that never had to wait: let the others have the loop first."""
+    await yield_once()
+    return await next_message(exchange)
+
+
 async def drained(exchange: "Exchange") -> None:
     """A send() that has to wait until the client has taken most of what is already written."""
     while exchange.is_congested():

@@ -17,11 +17,14 @@ from ladybug.asgi.awaitables import ClientDisconnected
 from ladybug.asgi.service import Service, Wire
 from ladybug.asgi.waiter import Waiter
 
-# A stream that never has to wait yields to the loop once in so many sends, so that it cannot have the worker to itself.
+# A stream that never has to wait, out or in, yields to the loop once in so many sends or receives, so that it cannot have the
+# worker to itself.
 SENDS_PER_TURN: Final[i64] = 16
+RECEIVES_PER_TURN: Final[i64] = 16
 
 # Names of an uncompiled module are looked up in a dictionary at each use; these are not.
 NEXT_MESSAGE: Final[Any] = awaitables.next_message
+NEXT_MESSAGE_LATER: Final[Any] = awaitables.next_message_later
 RUN_APP: Final[Any] = awaitables.run_app
 
 # CPython 3.12 can start a task at once, inside the read callback; 3.11 takes the loop's way.
@@ -38,7 +41,7 @@ class Exchange:
         client: scope["client"], for the log.
         disconnected: receive() says that the client is gone.
         leaving: the server stops, and the application was asked to end.
-        sends: how often it has sent, so that a silent stream can be told from one that flows.
+        sends: how often it has sent.
     """
 
     def __init__(self, service: Service, wire: Wire) -> None:
@@ -109,8 +112,8 @@ class Exchange:
 
     # -- The graceful stop --------------------------------------------------------------------------------------------
 
-    def may_leave(self, silent: bool, late: bool) -> bool:
-        """Whether it is time to ask the application to end: it has been `silent` for a while, or it is `late`."""
+    def may_leave(self, late: bool) -> bool:
+        """Whether it is time to ask the application to end: when it is `late`, or at once."""
         raise NotImplementedError
 
     def leave(self) -> None:
@@ -120,6 +123,9 @@ class Exchange:
     def expel(self) -> None:
         """It was asked and has not."""
         raise NotImplementedError
+
+    def give_up(self) -> None:
+        """It was cancelled, and goes on: what it holds of the cancellation back, nobody waits for."""
 
     # -- Waiting ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,14 @@ from mypy_extensions import i64, mypyc_attr
 from ladybug.asgi import awaitables
 from ladybug.asgi.awaitables import ClientDisconnected
 from ladybug.asgi.done import DONE
-from ladybug.asgi.exchange import NEXT_MESSAGE, SENDS_PER_TURN, Exchange, target_of
+from ladybug.asgi.exchange import (
+    NEXT_MESSAGE,
+    NEXT_MESSAGE_LATER,
+    RECEIVES_PER_TURN,
+    SENDS_PER_TURN,
+    Exchange,
+    target_of,
+)
 from ladybug.asgi.response import CRLF, HeadWriter
 from ladybug.asgi.service import Service, Wire
 from ladybug.asgi.waiter import Waiter
@@ -61,6 +68,7 @@ class HttpExchange(Exchange):
         self.expelled = False  # send() raises, because the server stops and the application was told so
         self.overdue = False  # the server stops, and cannot wait for it any longer
         self.told = False  # the application was told http.disconnect before its response was complete
+        self.receives: i64 = 0  # how often it has received
         self.is_denial = False  # it answers a WebSocket's handshake, and is logged as that (websocket.py)
         # Response
         self.state: i64 = START
@@ -103,11 +111,11 @@ class HttpExchange(Exchange):
         self.disconnected = True
         self.wake()
 
-    def may_leave(self, silent: bool, late: bool) -> bool:
+    def may_leave(self, late: bool) -> bool:
         # What an EventSource reads does not end by itself, and comes back by itself (HTML Standard, section 9.2.3). It asks by
         # GET; events that answer a POST are the pieces of one answer, as language models give it. That, and any other
-        # stream, may be a download: as long as it flows, it is to be finished.
-        return self.is_stream() and (self.is_events or silent or late)
+        # stream, may be a download, however long it pauses: it is to be finished.
+        return self.is_stream() and (self.is_events or late)
 
     def leave(self) -> None:
         """Tell the application http.disconnect while its response may still be written: the graceful stop. Not before it
@@ -127,6 +135,11 @@ class HttpExchange(Exchange):
         self.overdue = True
         super().cancel()
 
+    def give_up(self) -> None:
+        wire = self.wire
+        if wire is not None and self.state != COMPLETE:
+            self.fail(wire)
+
     def is_stream(self) -> bool:
         """Whether a response is under way whose end nobody but the application knows."""
         return self.state == BODY and (self.framing == BY_CHUNKS or self.framing == BY_CLOSE)
@@ -140,6 +153,9 @@ class HttpExchange(Exchange):
             self.expect_continue = False
             self.wire.cork().write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wire.flush()
+        self.receives += 1
+        if self.receives % RECEIVES_PER_TURN == 0:
+            return NEXT_MESSAGE_LATER(self)
         return NEXT_MESSAGE(self)
 
     def maybe_message(self) -> dict[str, Any] | None:

@@ -157,7 +157,7 @@ class WebSocketExchange(Exchange):
 
     # -- The graceful stop ------------------------------------------------------------------------------------------
 
-    def may_leave(self, silent: bool, late: bool) -> bool:
+    def may_leave(self, late: bool) -> bool:
         return self.state == OPEN
 
     def leave(self) -> None:

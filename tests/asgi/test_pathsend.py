@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -385,3 +387,17 @@ def open_descriptors_of(path: Path) -> int:
         except OSError:
             continue
     return count
+
+
+@on_every_stack
+async def test_a_client_that_is_lost_with_the_head_is_a_disconnect(stack: Stack, file: Path) -> None:
+    puppet = Puppet()
+    async with stack.pair(puppet) as pair:
+        call = await called(pair, puppet)
+        await call.start(headers=length_of(len(CONTENT)))
+        # The server hears of it from its own next send.
+        pair.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        pair.client.close()
+        with pytest.raises(ClientDisconnected):
+            await call.send(path_message(str(file)))
+        call.returns()
