@@ -1,6 +1,6 @@
 """Logging: four loggers, two formatters, and the way to set them up.
 
-    ladybug           parent; its handler writes to stderr
+    ladybug           parent; its handler writes to stderr, and never waits long for it (outlet.py)
     ladybug.error     what the server says (not only errors: the name is the one uvicorn and gunicorn gave it)
     ladybug.access    one record per response, to stdout; args are always the five of uvicorn.access:
                       (client_addr, method, full_path, http_version, status_code)
@@ -22,6 +22,7 @@ from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
 from ladybug.exceptions import ConfigError
+from ladybug.outlet import Outlet
 
 if TYPE_CHECKING:
     from ladybug.config import Config
@@ -49,7 +50,7 @@ LOGGING_CONFIG: dict[str, Any] = {
         "access": {"()": "ladybug.log.AccessFormatter", "fmt": ACCESS_FORMAT, "use_colors": None},
     },
     "handlers": {
-        "default": {"class": "logging.StreamHandler", "formatter": "default", "stream": "ext://sys.stderr"},
+        "default": {"class": "ladybug.outlet.Outlet", "formatter": "default", "stream": "ext://sys.stderr"},
         "access": {"class": "logging.StreamHandler", "formatter": "access", "stream": "ext://sys.stdout"},
     },
     "loggers": {
@@ -260,7 +261,7 @@ def _apply(given: dict[str, Any] | str | None, use_colors: bool | None) -> None:
 
 def _apply_pristine(use_colors: bool | None) -> None:
     """What dictConfig makes of LOGGING_CONFIG, without `logging.config`, which would cost every process 0.7 MiB."""
-    default = logging.StreamHandler(sys.stderr)
+    default = Outlet(sys.stderr)
     default.setFormatter(DefaultFormatter(DEFAULT_FORMAT, use_colors=use_colors))
     access = logging.StreamHandler(sys.stdout)
     access.setFormatter(AccessFormatter(ACCESS_FORMAT, use_colors=use_colors))

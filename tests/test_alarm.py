@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -42,3 +43,44 @@ def test_the_application_has_no_say_in_it() -> None:
 def test_one_that_is_called_off_does_nothing() -> None:
     code, told = ended("end_within(0.1); call_off(); threading.Event().wait(0.5); sys.exit(3)")
     assert (code, told) == (3, "")
+
+
+FULL = """
+import os
+def fill():
+    end = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(end, b".")
+    except BlockingIOError:
+        os.close(end)
+"""
+
+
+needs_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="pipes can be opened once more, and descriptors counted"
+)
+
+
+@needs_linux
+@pytest.mark.parametrize("order", ["fill(); end_within(0.1)", "end_within(0.5); fill()"], ids=["before", "after"])
+def test_stacks_that_nobody_reads_do_not_keep_it_alive(order: str) -> None:
+    """The pipe is full before the alarm is set, or after."""
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", HANGS.format(FULL + order)], stderr=writer)
+    try:
+        # Before it would have ended by itself.
+        assert process.wait(15) == -signal.SIGALRM
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)
+
+
+@needs_linux
+@pytest.mark.parametrize("file", ["2", "-1", "os.memfd_create('stacks')"])
+def test_nothing_stays_open_of_one_that_is_called_off(file: str) -> None:
+    files = "len(os.listdir('/proc/self/fd'))"
+    code = f"import os; file = {file}; n = {files}; end_within(9, file); call_off(); sys.exit({files} - n)"
+    assert ended(code) == (0, "")

@@ -57,7 +57,7 @@ FLOORS: dict[str, set[str]] = {
             "listeners",
             "log",
         ),
-        *("loops", "pid_file", "privileges"),
+        *("loops", "outlet", "pid_file", "privileges"),
         *("rescue", "scoreboard", "serving_loop", "setting", "signal_queue", "stacks", "systemd", "trace", "upgrade"),
     },
     "io": {"accept", "access_log", "connection", "deadlines", "poller", "transport", "websocket_connection"},

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.support import Server, eventually, request_bytes, serve
+from tests.integration.fleet import children_of, is_gone
+from tests.integration.support import (
+    APPS,
+    DEADLINE,
+    ROOT,
+    Client,
+    Server,
+    Truncated,
+    eventually,
+    request_bytes,
+    serve,
+    server_command,
+    server_environment,
+    variant_options,
+)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +174,80 @@ def test_workers_log_like_a_single_process() -> None:
         for _ in range(20):
             server.request("/hello")
         eventually(lambda: server.output.text("stdout").count('"GET /hello HTTP/1.1" 200 OK\n') == 20, "20 lines")
+
+
+class Unread:
+    """A server whose outputs are one pipe, which nobody reads."""
+
+    def __init__(self, directory: Path, workers: int) -> None:
+        self.path = str(directory / f"server-{workers}")
+        self.reader, writer = os.pipe()
+        options = [
+            "--uds",
+            self.path,
+            "--workers",
+            str(workers),
+            "--timeout-graceful-shutdown",
+            "0",
+            *variant_options(),
+        ]
+        self.process = subprocess.Popen(
+            [*server_command(), f"{APPS}.http1:app", "--app-dir", str(ROOT), *options],
+            env=server_environment(),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        os.close(writer)
+
+    def answers(self) -> bool:
+        """One request, whose line in the log is longer than a page."""
+        try:
+            with Client(self.path, timeout=2) as client:
+                return client.request(f"/hello?{'x' * 5000}").status == 200
+        except (OSError, Truncated):
+            return False
+
+    def fill(self) -> None:
+        """Until all who serve stand still over their access lines, and nothing at all finds room."""
+        eventually(self.answers, "the server to answer")
+        for _ in range(100):
+            if not self.answers():
+                break
+        else:
+            pytest.fail("it answers on, whatever becomes of its log")
+        end = os.open(f"/proc/{self.process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(end, b".")
+        os.close(end)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        os.close(self.reader)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or bool(variant_options()), reason="looks into /proc; independent of the loop"
+)
+def test_a_log_that_nobody_reads_holds_up_no_stop(tmp_path: Path) -> None:
+    """Both kinds of server at once, because the ends of those who are blocked take their time: 13 s, and 16 s."""
+    with contextlib.ExitStack() as stack:
+        servers = [Unread(tmp_path, workers) for workers in (2, 0)]
+        for server in servers:
+            stack.callback(server.kill)
+        for server in servers:
+            server.fill()
+        fleet, alone = servers
+        workers = children_of(fleet.process.pid)
+        assert len(workers) == 2
+        for server in servers:
+            server.process.send_signal(signal.SIGTERM)
+        assert fleet.process.wait(40) == 1, "workers had to be killed"
+        assert alone.process.wait(40) == -signal.SIGALRM
+        for pid in workers:
+            eventually(lambda pid=pid: is_gone(pid), "the workers to go with their master")  # type: ignore[misc]
