@@ -31,6 +31,9 @@ class Worker(enum.Enum):
     FAILED = "failed"  # has said why it cannot start, and is about to exit
     # Told to go:
     LEAVING = "leaving"  # was sent USR2: serves on, and says Connection: close
+    UNWANTED = (
+        "unwanted"  # was sent TERM while it booted: it has nothing to finish, unless it was ready a moment before
+    )
     DRAINING = "draining"  # was sent TERM
     QUITTING = "quitting"  # was sent QUIT
     ABORTED = "aborted"  # was sent ABRT
@@ -75,6 +78,7 @@ class Turn(enum.Enum):
 # How a worker is told to go, mildest first.
 ORDERS: Mapping[Worker, signal.Signals] = {
     Worker.LEAVING: signal.SIGUSR2,
+    Worker.UNWANTED: signal.SIGTERM,
     Worker.DRAINING: signal.SIGTERM,
     Worker.QUITTING: signal.SIGQUIT,
     Worker.ABORTED: signal.SIGABRT,
@@ -85,7 +89,7 @@ SEVERITY: Mapping[Worker, int] = {state: degree for degree, state in enumerate(O
 SERVES = frozenset({Worker.SERVING, Worker.SILENT, Worker.BLOCKED})
 STAYS = SERVES | {Worker.BOOTING, Worker.FAILED}
 # Serves no longer, and has a deadline by which it is gone.
-ENDS = (frozenset(ORDERS) - {Worker.LEAVING}) | {Worker.FAILED}
+ENDS = (frozenset(ORDERS) - {Worker.LEAVING, Worker.UNWANTED}) | {Worker.FAILED}
 
 REPORTED: Mapping[tuple[Worker, Report], Worker] = {
     (Worker.BOOTING, Report.READY): Worker.SERVING,
@@ -95,6 +99,7 @@ REPORTED: Mapping[tuple[Worker, Report], Worker] = {
     **{(state, Report.CLOSED): state for state in SERVES},
     # What a worker that was told to go says of itself has crossed our signal on the way, and changes nothing any more.
     **{(state, report): state for state in ORDERS for report in Report},
+    (Worker.UNWANTED, Report.READY): Worker.DRAINING,
 }
 
 # What becomes of a worker that has been in a state for too long. Who is aborted writes its stacks.
@@ -105,6 +110,7 @@ OVERDUE: Mapping[Worker, Worker] = {
     Worker.BLOCKED: Worker.ABORTED,
     Worker.FAILED: Worker.ABORTED,
     Worker.LEAVING: Worker.DRAINING,
+    Worker.UNWANTED: Worker.QUITTING,
     Worker.DRAINING: Worker.ABORTED,
     Worker.QUITTING: Worker.ABORTED,
     Worker.ABORTED: Worker.KILLED,

@@ -86,6 +86,8 @@ SILENCE = 1.0
 # Seconds more, after which the log tells where it stands. Its stacks are written by then: a handler in C does that, whatever
 # Python is doing.
 STACKS = 3.0
+# Seconds in which a worker that boots what is not wanted any more has heard that, and said if it was ready by then.
+CROSSING = 1.0
 # Seconds that a worker gets to die of SIGABRT.
 ABORT = 2.0
 # The same at the end of a stop, of whose time these are the last. Few, because until then a worker may leave by itself; a
@@ -139,6 +141,7 @@ class Supervisor:
             Worker.BLOCKED: max(0.0, timeouts.healthcheck - SILENCE - STACKS) if timeouts.healthcheck else inf,
             Worker.FAILED: timeouts.quit - LAST_WORDS,
             Worker.LEAVING: timeouts.delay,
+            Worker.UNWANTED: CROSSING,
             Worker.DRAINING: timeouts.term - LAST_WORDS,
             Worker.QUITTING: timeouts.quit - LAST_WORDS,
             Worker.ABORTED: ABORT,
@@ -217,6 +220,8 @@ class Supervisor:
             self._log(INFO, f"{process.name} {text} and gets a successor")
         elif process.state is Worker.LEAVING and report is Report.READY:
             process.heard = now
+        elif before is Worker.UNWANTED and report is Report.READY:
+            process.deadline = now + self._limits[Worker.DRAINING]
         return self._decide(now)
 
     def exited(self, pid: int, returncode: int, now: float, in_flight: int = 0, stacks: str = "") -> list[Action]:
@@ -430,7 +435,7 @@ class Supervisor:
     def _overdue(self, process: Process, now: float) -> None:
         """A worker has been in its state for too long."""
         before, after = process.state, OVERDUE[process.state]
-        if before is Worker.LEAVING:
+        if before in (Worker.LEAVING, Worker.UNWANTED):
             self._tell([process], after, now)
             return
         silence = f"{process.name} has not run its event loop for {now - process.heard:.0f} s"
@@ -513,9 +518,8 @@ class Supervisor:
             for worker in replaced:
                 worker.goes_because = worker.goes_because or "was reloaded"
             self._tell(replaced, farewell, now)
-        # A successor that boots what is not wanted any more has nothing to finish.
         outdated = [worker for worker in slot.workers if worker.state is Worker.BOOTING and self._is_due(worker)]
-        self._tell(outdated, Worker.QUITTING, now)
+        self._tell(outdated, Worker.UNWANTED, now)
 
     def _fill(self, slot: Slot, now: float) -> None:
         if self._wants_worker(slot) and slot.spawn_at <= now:
@@ -577,9 +581,10 @@ class Supervisor:
             if SEVERITY.get(process.state, 0) < SEVERITY[state]:
                 # Who is on the way out already gets no more time by being told again.
                 latest = process.deadline if process.state in ENDS else inf
-                process.state = state
+                before, process.state = process.state, state
                 process.deadline = min(latest, now + self._limits.get(state, inf)) if state in OVERDUE else inf
-                self._actions.append(Signal(process.pid, ORDERS[state]))
+                if ORDERS[state] is not ORDERS.get(before):
+                    self._actions.append(Signal(process.pid, ORDERS[state]))
 
     def _deadlines(self) -> Iterator[float]:
         for process in self._by_pid.values():

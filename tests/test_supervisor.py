@@ -46,6 +46,7 @@ from ladybug.slots import (
 )
 from ladybug.supervisor import (
     ABORT,
+    CROSSING,
     LAST_HANDSHAKES,
     LAST_WORDS,
     MOST_WORKERS,
@@ -671,7 +672,7 @@ def test_another_hup_begins_the_reload_again_and_ends_who_boots_what_is_outdated
     fleet.reload()
     fleet.boot(103)
     fleet.reload()
-    assert fleet.told[104] == [SIGQUIT]
+    assert fleet.told[104] == [SIGTERM]
     assert fleet.told[103] == [], "it serves"
     fleet.exit(104, 0)
     fleet.exit(first, 0)
@@ -681,6 +682,30 @@ def test_another_hup_begins_the_reload_again_and_ends_who_boots_what_is_outdated
         fleet.obey()
     assert list(fleet.alive) == [105, 106]
     assert fleet.reloads == 1
+
+
+def test_who_boots_what_is_outdated_and_does_not_go_is_cut_short() -> None:
+    fleet = booted(1)
+    fleet.reload()
+    fleet.reload()
+    fleet.pass_time(CROSSING)
+    assert fleet.told[102] == [SIGTERM, SIGQUIT]
+    fleet.pass_time(QUIT_TIMEOUT + ABORT)
+    assert fleet.told[102] == [SIGTERM, SIGQUIT, SIGABRT, SIGKILL]
+
+
+def test_who_was_ready_before_it_heard_that_it_is_outdated_finishes_what_it_has_begun() -> None:
+    """It accepts connections from when it is ready, and that is a moment before we hear of it."""
+    fleet = booted(1)
+    fleet.reload()
+    fleet.reload()
+    fleet.report(102, Report.READY)
+    fleet.pass_time(TERM_TIMEOUT - LAST_WORDS - 1)
+    assert fleet.told[102] == [SIGTERM]
+    fleet.stop()
+    assert fleet.told[102] == [SIGTERM]
+    fleet.stop()
+    assert fleet.told[102] == [SIGTERM, SIGQUIT]
 
 
 def test_a_reload_waits_for_room_but_not_for_ever() -> None:
@@ -733,7 +758,7 @@ def test_a_hup_while_the_fleet_boots_begins_that_again() -> None:
     fleet = MadeUpFleet(2)
     fleet.boot(101)
     fleet.reload()
-    assert fleet.told == {101: [], 102: [SIGQUIT], 103: [], 104: []}
+    assert fleet.told == {101: [], 102: [SIGTERM], 103: [], 104: []}
     fleet.boot(103)
     fleet.boot(104)
     fleet.obey()
@@ -1368,7 +1393,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @invariant()
     def connections_are_routed_to_who_serves(self) -> None:
-        if self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
+        if self.fleet.listening and self.fleet.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING, Fleet.LEAVING):
             for slot in self.fleet.route:
                 pids = [pid for pid in self.fleet.in_slot(slot) if self.fleet.told[pid] in ([], [SIGUSR2])]
                 assert any(self.states.get(pid) is Worker.SERVING for pid in pids)
