@@ -65,6 +65,8 @@ def parameter(row: Setting[Any, Any]) -> click.Parameter:
     return click.Option(declaration, type=str, multiple=row.is_repeatable, metavar=row.kind.metavar, help=help)
 
 
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
 SWITCHES = {on: off for row in SETTINGS if row.is_switch for on, off in [row.flag.split("/")]}
 
 
@@ -151,6 +153,7 @@ main = LadybugCommand(
     "ladybug",
     callback=command,
     help=command.__doc__,
+    context_settings=HELP_OPTIONS,
     params=[
         *(parameter(row) for row in SETTINGS),
         click.Option(

@@ -18,7 +18,7 @@ from typing import Any, Literal, dataclass_transform
 
 from ladybug.env_file import load_env_file
 from ladybug.exceptions import ConfigError
-from ladybug.hints import INTERFACES_OF_UVICORN, LOOPS_OF_UVICORN, WS_OF_UVICORN, unknown_setting
+from ladybug.hints import INTERFACES_OF_OTHERS, LOOPS_OF_OTHERS, WS_OF_UVICORN, unknown_setting
 from ladybug.log import LEVELS, LOGGING_CONFIG
 from ladybug.setting import (
     Computed,
@@ -210,7 +210,7 @@ class Config(Table):
     )
     interface: Setting[Interface, Interface] = Setting(
         default="auto",
-        kind=OneOf[Interface]("auto", "asgi3", "asgi2", answers=INTERFACES_OF_UVICORN),
+        kind=OneOf[Interface]("auto", "asgi3", "asgi2", answers=INTERFACES_OF_OTHERS),
         group=APPLICATION,
         help="The application's interface; auto tells ASGI 2 and 3 apart by looking at it.",
     )
@@ -288,10 +288,10 @@ class Config(Table):
     )
     limit_max_requests: Setting[int | None, int | None] = Setting(
         default=None,
-        kind=Maybe(Whole(1, metavar="REQUESTS")),
+        kind=Maybe(Whole(0, metavar="REQUESTS")),
         group=PROCESSES,
         help="Replace a worker after this many requests; its successor is ready before it goes. With --workers 0 the server"
-        " ends, with exit code 0.",
+        " ends, with exit code 0. 0 is off.",
         shown="never",
     )
     limit_max_requests_jitter: Setting[int, int] = Setting(
@@ -402,7 +402,7 @@ class Config(Table):
 
     loop: Setting[str, str] = Setting(
         default="auto",
-        kind=NameOrImport("auto", "asyncio", "uvloop", answers=LOOPS_OF_UVICORN),
+        kind=NameOrImport("auto", "asyncio", "uvloop", answers=LOOPS_OF_OTHERS),
         group=IMPLEMENTATION,
         help="The event loop of the application; auto is uvloop where it is installed. MODULE:FACTORY is imported and"
         " called without arguments for a loop.",

@@ -18,6 +18,7 @@ import click
 from ladybug.config import Config
 from ladybug.control import Refused, SlotStatus, Status, WorkerStatus, ask, directories, running
 from ladybug.outcome import Failed, Judge, TooLate, await_outcome, of_reload, of_scale, of_stop, of_upgrade
+from ladybug.setting import Whole
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -55,7 +56,7 @@ def which(**more: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 # As for the server: what its environment says, this command in the same environment heeds.
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @which(envvar=Config.control_socket.env)
 @click.pass_context
 def ctl(context: click.Context, path: str | None) -> None:
@@ -134,10 +135,37 @@ def stop(path: str | None, wait: bool, timeout: float | None) -> None:
         finish(path, of_stop(before), timeout)
 
 
-@ctl.command()
+class Scale(click.Command):
+    """Takes -1 for what it is meant to be: click takes it for an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.NoSuchOption as error:
+            if not error.option_name[1:].isdigit():
+                raise
+            raise _signed(next(arg for arg in args if arg.startswith(error.option_name)), ctx) from None
+
+
+def _number(context: click.Context, _: click.Parameter, given: str) -> int:
+    if given.startswith("+"):
+        raise _signed(given, context)
+    try:
+        return Whole(1)(given)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
+
+
+def _signed(given: str, context: click.Context) -> click.UsageError:
+    return click.UsageError(
+        f"{given}: scale takes the number of workers that is wanted, not how many more or fewer.", context
+    )
+
+
+@ctl.command(cls=Scale)
 @which()
 @waits
-@click.argument("workers", type=click.IntRange(1))
+@click.argument("workers", callback=_number)
 def scale(path: str | None, workers: int, wait: bool, timeout: float | None) -> None:
     """Have WORKERS worker processes from now on."""
     path = found(path)

@@ -7,12 +7,9 @@ continue "--option: ...". Nothing here knows the table of settings; whoever asks
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-# Options of uvicorn without an equivalent here yet, by the name of the keyword, and what to use meanwhile.
+# Options of uvicorn whose feature is not here yet, by the name of the keyword, and what to use meanwhile.
 NOT_SUPPORTED: Mapping[str, str] = {
-    "reset_contextvars": "leave it out: no request sees the context variables of another",
-    "http": "leave it out: there is one HTTP/1.1 implementation",
     "http2": "",
-    "h11_max_incomplete_event_size": "see --limit-request-fields-size and --limit-request-line",
     "ssl_keyfile": "",
     "ssl_certfile": "",
     "ssl_keyfile_password": "",
@@ -29,7 +26,17 @@ _LOGS = "use --log-config; without it the access log goes to stdout, the rest to
 _TLS = "TLS is not there yet; let a proxy end it"
 _NO_PROXY_PROTOCOL = "the PROXY protocol is not there yet; see --forwarded-allow-ips"
 _STRICT = "leave it out: what is ambiguous in a request is refused"
-_NO_STATSD = "there are no such metrics; see `ladybug ctl status`"
+_NO_METRICS = "there are no such metrics; see `ladybug ctl status`"
+_NO_FILES = "let a proxy, or the application, serve files"
+_NO_THREADS = "leave it out: a worker is one thread, with an event loop"
+_HTTP2 = "HTTP/2 is not there yet"
+
+# Options of uvicorn that are not needed here.
+UVICORN: Mapping[str, str] = {
+    "http": "leave it out: there is one HTTP/1.1 implementation",
+    "h11_max_incomplete_event_size": "use --limit-request-line and --limit-request-fields-size",
+    "reset_contextvars": "leave it out: no request sees the context variables of another",
+}
 
 # Options of gunicorn that are none of ours, as they are typed but for the dashes, and what does the same here.
 GUNICORN: Mapping[str, str] = {
@@ -41,8 +48,8 @@ GUNICORN: Mapping[str, str] = {
     "bind": "use --host and --port, or --uds",
     "reuse_port": "leave it out: each worker has a listener of its own",
     "w": "use --workers",
-    "k": "leave it out: there is one kind of worker, for ASGI",
-    "worker_class": "leave it out: there is one kind of worker, for ASGI",
+    "k": "leave it out: there is one kind of worker, for ASGI; its event loop is --loop",
+    "worker_class": "leave it out: there is one kind of worker, for ASGI; its event loop is --loop",
     "threads": "leave it out: an event loop serves all of a worker's requests",
     "worker_connections": "use --limit-concurrency",
     "max_requests": "use --limit-max-requests",
@@ -83,10 +90,10 @@ GUNICORN: Mapping[str, str] = {
     "log_syslog_facility": _LOGS,
     "R": "leave it out: nothing is taken from standard input",
     "enable_stdio_inheritance": "leave it out: standard output is inherited",
-    "statsd_host": _NO_STATSD,
-    "statsd_prefix": _NO_STATSD,
-    "dogstatsd_tags": _NO_STATSD,
-    "enable_backlog_metric": _NO_STATSD,
+    "statsd_host": _NO_METRICS,
+    "statsd_prefix": _NO_METRICS,
+    "dogstatsd_tags": _NO_METRICS,
+    "enable_backlog_metric": _NO_METRICS,
     "n": "leave it out: processes are named after the application",
     "name": "leave it out: processes are named after the application",
     "paste": "there is no support for Paste",
@@ -115,12 +122,116 @@ GUNICORN: Mapping[str, str] = {
     "do_handshake_on_connect": _TLS,
 }
 
-# Values that uvicorn takes and we do not.
+# The same of granian. Its switches are told of in both forms, --name and --no-name.
+GRANIAN: Mapping[str, str] = {
+    "http": UVICORN["http"],
+    "no_ws": "use --ws none",
+    "uds_permissions": "use --umask",
+    "blocking_threads": _NO_THREADS,
+    "blocking_threads_idle_timeout": _NO_THREADS,
+    "runtime_threads": _NO_THREADS,
+    "runtime_blocking_threads": _NO_THREADS,
+    "runtime_mode": _NO_THREADS,
+    "task_impl": "leave it out: there is one, asyncio's",
+    "backpressure": "use --limit-concurrency, beyond which requests are answered with 503",
+    "http1_buffer_size": "use --limit-request-line and --limit-request-fields-size",
+    "http1_header_read_timeout": "use --timeout-request-head, in seconds",
+    "http1_keep_alive": "use --timeout-keep-alive",
+    "http1_pipeline_flush": "leave it out: what is answered in one turn is sent together",
+    "http2_adaptive_window": _HTTP2,
+    "http2_initial_connection_window_size": _HTTP2,
+    "http2_initial_stream_window_size": _HTTP2,
+    "http2_keep_alive_interval": _HTTP2,
+    "http2_keep_alive_timeout": _HTTP2,
+    "http2_max_concurrent_streams": _HTTP2,
+    "http2_max_frame_size": _HTTP2,
+    "http2_max_headers_size": _HTTP2,
+    "http2_max_send_buffer_size": _HTTP2,
+    "log": "use --log-level",
+    "access_log_fmt": _LOGS,
+    "ssl_certificate": _TLS,
+    "ssl_protocol_min": _TLS,
+    "ssl_ca": _TLS,
+    "ssl_crl": _TLS,
+    "ssl_client_verify": _TLS,
+    "url_path_prefix": "see --root-path",
+    "respawn_failed_workers": "leave it out: a worker that dies is replaced",
+    "respawn_interval": "leave it out: workers are replaced one at a time",
+    "rss_sample_interval": "leave it out: see --limit-worker-rss",
+    "rss_samples": "leave it out: see --limit-worker-rss",
+    "workers_lifetime": "use --limit-worker-lifetime, in seconds",
+    "workers_max_rss": "use --limit-worker-rss, in bytes",
+    "workers_kill_timeout": "use --timeout-graceful-shutdown, in seconds",
+    "working_dir": GUNICORN["chdir"],
+    "env_files": "use --env-file",
+    "static_path_route": _NO_FILES,
+    "static_path_mount": _NO_FILES,
+    "static_path_dir_to_file": _NO_FILES,
+    "static_path_expires": _NO_FILES,
+    "metrics": _NO_METRICS,
+    "metrics_scrape_interval": _NO_METRICS,
+    "metrics_address": _NO_METRICS,
+    "metrics_port": _NO_METRICS,
+    "reload_paths": "use --reload-dir",
+    "reload_ignore_dirs": "use --reload-exclude",
+    "reload_ignore_patterns": "use --reload-exclude",
+    "reload_ignore_paths": "use --reload-exclude",
+    "reload_tick": "leave it out; changes that follow each other are collected for --reload-delay",
+    "reload_ignore_worker_failure": "leave it out: what does not start is started again when a file changes",
+    "process_name": GUNICORN["name"],
+}
+
+# The same of hypercorn, which has taken many of gunicorn's.
+HYPERCORN: Mapping[str, str] = {
+    **{
+        name: GUNICORN[name]
+        for name in (
+            *("access_logfile", "access_logformat", "b", "bind", "c", "ca_certs", "cert_reqs", "certfile", "ciphers"),
+            *(
+                "config",
+                "D",
+                "daemon",
+                "error_logfile",
+                "g",
+                "graceful_timeout",
+                "k",
+                "keep_alive",
+                "keyfile",
+                "log_file",
+            ),
+            *("m", "max_requests", "max_requests_jitter", "p", "pid", "statsd_host", "statsd_prefix", "u", "w"),
+            "worker_class",
+        )
+    },
+    "debug": "use --log-level debug",
+    "error_log": _LOGS,
+    "insecure_bind": "use --host and --port",
+    "keyfile_password": _TLS,
+    "quic_bind": "HTTP/3 is not there; let a proxy speak it",
+    "read_timeout": "use --timeout-request-head and --timeout-request-body",
+    "server_name": "let a proxy, or the application, look at the Host field",
+    "verify_mode": _TLS,
+    "websocket_ping_interval": "use --ws-ping-interval",
+}
+
+OTHERS: Mapping[str, Mapping[str, str]] = {
+    "uvicorn": UVICORN,
+    "gunicorn": GUNICORN,
+    "granian": GRANIAN,
+    "hypercorn": HYPERCORN,
+}
+
+# Values that other servers take and we do not.
 _OWN_WEBSOCKET = "Ladybug has its own WebSocket; use auto"
 WS_OF_UVICORN: Mapping[str, str] = dict.fromkeys(("websockets", "websockets-sansio", "wsproto"), _OWN_WEBSOCKET)
-LOOPS_OF_UVICORN: Mapping[str, str] = {"zuvloop": "it is not supported; use auto, asyncio or uvloop"}
-INTERFACES_OF_UVICORN: Mapping[str, str] = {
-    "wsgi": "Ladybug serves ASGI; wrap the application, for example with a2wsgi.WSGIMiddleware"
+LOOPS_OF_OTHERS: Mapping[str, str] = dict.fromkeys(
+    ("zuvloop", "rloop", "winloop"), "it is not supported; use auto, asyncio or uvloop"
+)
+INTERFACES_OF_OTHERS: Mapping[str, str] = {
+    "wsgi": "Ladybug serves ASGI; wrap the application, for example with a2wsgi.WSGIMiddleware",
+    "rsgi": "Ladybug serves ASGI",
+    "asgi": "leave it out; auto tells ASGI 2 and 3 apart",
+    "asginl": "use --lifespan off",
 }
 
 PREFIX = "LADYBUG_"
@@ -133,15 +244,24 @@ _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 def is_foreign(name: str) -> bool:
     """Whether it is an option of another server for which there is an answer."""
-    return name in NOT_SUPPORTED or name in GUNICORN
+    return name in NOT_SUPPORTED or bool(_answers(name))
 
 
 def foreign_option(name: str) -> str:
     """What to tell who gave an option for which is_foreign."""
-    if name in GUNICORN:
-        return f"this option of gunicorn is not here; {GUNICORN[name]}"
-    instead = NOT_SUPPORTED[name]
-    return "this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
+    if name in NOT_SUPPORTED:
+        instead = NOT_SUPPORTED[name]
+        return "this option of uvicorn is not supported yet" + (f"; {instead}" if instead else "")
+    answers = _answers(name)
+    # Where several servers have the name, they mean the same by it.
+    return f"this option of {' and '.join(answers)} is not here; {next(iter(answers.values()))}"
+
+
+def _answers(name: str) -> Mapping[str, str]:
+    """By the server that has the option: what to use instead."""
+    answers = {server: options[name] for server, options in OTHERS.items() if name in options}
+    positive = name.removeprefix("no_")
+    return answers or ({"granian": GRANIAN[positive]} if positive in GRANIAN else {})
 
 
 def unknown_setting(name: str, names: Collection[str]) -> str:

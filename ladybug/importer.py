@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ladybug.exceptions import StartupError
-from ladybug.hints import INTERFACES_OF_UVICORN
+from ladybug.hints import INTERFACES_OF_OTHERS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -53,7 +53,7 @@ def load_app(config: "Config") -> ASGI3App:
         raise StartupError(f"Cannot serve {name}: it is {_described(app)}, not a callable ASGI application.")
     interface = detect_interface(app) if config.interface == "auto" else config.interface
     if config.interface == "auto" and interface == "asgi2" and _is_wsgi(app):
-        raise StartupError(f"Cannot serve {name}, which is WSGI: {INTERFACES_OF_UVICORN['wsgi']}.")
+        raise StartupError(f"Cannot serve {name}, which is WSGI: {INTERFACES_OF_OTHERS['wsgi']}.")
     if interface == "asgi2":
         return ASGI2Adapter(cast(ASGI2App, app))
     return cast(ASGI3App, app)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec
 
@@ -35,6 +36,10 @@ def run(*app: Any, **settings: Any) -> None:
     Takes what `Config` takes. With an import string there is a master and `workers` processes (default 1); with
     workers=0 or an application object the server runs in this process. Returns after a clean stop. Raises ConfigError
     for wrong settings and SystemExit(3) when the server cannot start, after the cause has been logged.
+
+    In a thread that is not the main one no signal arrives, so there are no workers, and nobody can stop the server from
+    outside: it serves until the process ends (make the thread a daemon). What has to be stopped, and whatever runs in an
+    event loop that is there already, is a `Server`.
     """
     code = serve(Config(*app, **settings))
     if code:
@@ -58,6 +63,12 @@ def serve(config: Config, remarks: Iterable[str] = ()) -> int:
     if config.preload and (reason := _why_no_preload(config)):
         raise ConfigError(f"preload: {reason}")
     _refuse_recursion()
+    _refuse_loop()
+    if not _in_main_thread() and (config.reload or (config.workers > 0 and isinstance(config.app, str))):
+        raise ConfigError(
+            f"{'reload' if config.reload else 'workers'}: only the main thread gets signals, and without them no process can"
+            " manage others. Call ladybug.run there, or give workers=0, or use ladybug.Server"
+        )
     # To be able to change the title, setproctitle looks for the arguments in front of the first variable: before that
     # may be one of systemd's, which are taken away.
     getproctitle()
@@ -66,6 +77,11 @@ def serve(config: Config, remarks: Iterable[str] = ()) -> int:
         configure_logging(config)
         for remark in remarks:
             logging.getLogger("ladybug.error").warning("%s", remark)
+        if config.root_path and not config.root_path.startswith("/"):
+            logging.getLogger("ladybug.error").warning(
+                "root_path: %r does not begin with a slash, and so no path that the application sees will",
+                config.root_path,
+            )
         try:
             _listen_where_systemd_does(config)
             if (identity := identity_of(config)) is not None:
@@ -145,9 +161,41 @@ def _serve(config: Config, pid_file: PidFile | None, inheritance: Inheritance | 
         from ladybug.master import run_master
 
         return run_master(config, pid_file, inheritance)
+    if not _in_main_thread():
+        return _serve_in_thread(config)
     from ladybug.worker import run_standalone
 
     return run_standalone(config)
+
+
+def _serve_in_thread(config: Config) -> int:
+    """Serve without what belongs to the whole process: signals, its title, an end by the alarm."""
+    import asyncio
+
+    from ladybug.about import start_lines
+    from ladybug.listeners import close_listeners, describe, open_listeners, remove_path
+    from ladybug.loops import loop_factory
+    from ladybug.privileges import drop_privileges
+    from ladybug.server import Server
+
+    def announce() -> None:
+        *lines, _ = start_lines(config, [describe(listener) for listener in listeners[0]])  # not how to stop it
+        for line in lines:
+            logger.info(line)
+
+    logger = logging.getLogger("ladybug.error")
+    listeners = open_listeners(config, 1)
+    try:
+        drop_privileges(config)
+        server = Server(config)
+        server.on_started = announce
+        with asyncio.Runner(loop_factory=loop_factory(config)) as runner:
+            runner.run(server.serve(listeners[0]))
+        logger.info("Stopped")
+    finally:
+        close_listeners(listeners)
+        remove_path(config)
+    return 0
 
 
 def _why_no_preload(config: Config) -> str:
@@ -161,6 +209,20 @@ def _why_no_preload(config: Config) -> str:
     if sys.platform != "linux":
         return "this needs Linux, where a process can adopt orphans (prctl(2))"
     return ""
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _refuse_loop() -> None:
+    """In a coroutine, or in a notebook, a server that has a loop of its own would stop the loop that is running."""
+    asyncio = sys.modules.get("asyncio")  # not imported: a master must not carry it
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        raise ConfigError(
+            "ladybug.run was called where an event loop is running already; there, say"
+            " `await ladybug.Server(ladybug.Config(app)).serve()`"
+        )
 
 
 def _refuse_recursion() -> None:

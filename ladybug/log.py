@@ -251,10 +251,23 @@ def _apply(given: dict[str, Any] | str | None, use_colors: bool | None) -> None:
         because = f" ({error.__cause__})" if error.__cause__ is not None else ""
         source = given if isinstance(given, str) else "the dictionary given"
         raise ConfigError(f"log_config: {source} is not a usable logging configuration: {error}{because}") from error
-    logger = logging.getLogger("ladybug.error")
-    if not logger.hasHandlers():
-        # One that was written for another server. Without a handler a warning goes to stderr.
-        logger.warning(
+    _tell_of_silence()
+
+
+def _tell_of_silence() -> None:
+    """Warn of a configuration that was written for something else, and by which nothing will be heard of us."""
+    error = logging.getLogger("ladybug.error")
+    disabled = [name for name in ("ladybug.error", "ladybug.access") if logging.getLogger(name).disabled]
+    if disabled:  # what dictConfig does, unless it is told not to, to loggers that are not named
+        error.disabled = False
+        error.warning(
+            "log_config: it disables the loggers that it does not name, so nothing will be heard of %s: add"
+            ' "disable_existing_loggers": false',
+            " and ".join(disabled),
+        )
+        error.disabled = "ladybug.error" in disabled
+    elif not error.hasHandlers():  # a warning goes to stderr then
+        error.warning(
             "log_config: there is no handler for the loggers ladybug and ladybug.access, so nothing will be heard of them"
         )
 

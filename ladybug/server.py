@@ -13,11 +13,12 @@ The stop, in phases (each begins when the one before has nothing left to do, or 
 """
 
 import asyncio
+import inspect
 import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from ladybug import trace
@@ -87,7 +88,7 @@ class Server:
     """An ASGI server for one application.
 
     Args:
-        config: the settings.
+        config: the settings. Anything else is a TypeError.
         app: the application, if it is loaded already; otherwise config.app is imported.
 
     Attributes:
@@ -99,6 +100,8 @@ class Server:
     """
 
     def __init__(self, config: Config, *, app: Any = None) -> None:
+        if not isinstance(config, Config):
+            raise TypeError(f"Server takes a Config, not {type(config).__name__}: Server(Config(app))")
         self.config = config
         self.sockets: list[socket.socket] = []
         self.started = Started()
@@ -113,6 +116,7 @@ class Server:
         self._stop = asyncio.Event()
         self._escalate = asyncio.Event()
         self._ended = asyncio.Event()
+        self._was_called = False
 
     # -- What a program asks ------------------------------------------------------------------------------------------
 
@@ -138,9 +142,13 @@ class Server:
             self._service.draining = True
 
     def shutdown(self) -> "ServerEnd":
-        """Begin the graceful stop; may be called again without effect. Await the result to wait for its end."""
+        """Begin the graceful stop; may be called again without effect. Await the result to wait for its end.
+
+        A server that does not serve yet will stop as soon as it does; there is no end to wait for. From another thread:
+        `loop.call_soon_threadsafe(server.shutdown)`, with the loop that serve() runs in.
+        """
         self._stop.set()
-        return ServerEnd(self._ended)
+        return ServerEnd(self._wait_ended)
 
     def adopt(self, bind: int, fd: int) -> None:
         """Serve a connection that another process has accepted from a listener like sockets[bind]; owns `fd` from now on."""
@@ -156,7 +164,7 @@ class Server:
 
     @property
     def should_exit(self) -> bool:
-        """uvicorn's way to ask for and begin a graceful stop."""
+        """uvicorn's way to ask for and begin a graceful stop; in the loop's thread, as shutdown()."""
         return self._stop.is_set()
 
     @should_exit.setter
@@ -171,20 +179,34 @@ class Server:
         if self._app is None:
             self._app = load_app(self.config)
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until shutdown() and all that it entails is over.
+    def serve(self, sockets: list[socket.socket] | None = None) -> Coroutine[Any, Any, None]:
+        """Serve until shutdown() and all that it entails is over; a coroutine.
 
         Args:
             sockets: listening sockets to use; they are closed when the stop begins. None: open what config says.
 
         Raises StartupError when the application cannot be imported or started, or an address cannot be bound.
         """
+        self._was_called = True
+        return _Life(self._serve_and_tell(sockets), self._end)
+
+    async def _wait_ended(self) -> None:
+        """Wait until serve() is over; not at all where nobody has called it."""
+        if not self._was_called:
+            await asyncio.sleep(0)  # tasks that were made before this one begin: a subclass' serve() comes to ours then
+        if self._was_called:
+            await self._ended.wait()
+
+    async def _serve_and_tell(self, sockets: list[socket.socket] | None) -> None:
         try:
             await self._serve(sockets)
         finally:
-            if not self.started:
-                self.started.set(False)
-            self._ended.set()
+            self._end()
+
+    def _end(self) -> None:
+        if not self.started:
+            self.started.set(False)
+        self._ended.set()
 
     async def _serve(self, sockets: list[socket.socket] | None) -> None:
         self.load()
@@ -251,7 +273,7 @@ class Server:
         service.root_path = config.root_path
         service.trust = Trust(config.forwarded_allow_ips) if config.proxy_headers else None
         service.limit_concurrency = config.limit_concurrency or 0
-        if config.limit_max_requests is not None:
+        if config.limit_max_requests:
             service.limit_requests = config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)
             service.on_request_limit = self._retire
         service.draining = self._is_leaving
@@ -424,17 +446,45 @@ class Server:
             self._service.end_turn()
 
 
-class ServerEnd:
-    """Awaitable: the end of serve(). Not awaiting it is no mistake."""
+class _Life(Coroutine[Any, Any, None]):
+    """A coroutine, and what to do at its end if it was never begun: that is how a task ends which is cancelled before its
+    first step, and no line of the coroutine runs, its `finally` included."""
 
-    def __init__(self, ended: asyncio.Event) -> None:
-        self._ended = ended
+    def __init__(self, coroutine: Coroutine[Any, Any, None], end: Callable[[], None]) -> None:
+        self._coroutine = coroutine
+        self._end = end
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        self._end_unless_begun()
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        self._end_unless_begun()
+        self._coroutine.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Name, frame and code, for who prints tasks and their stacks."""
+        return getattr(self._coroutine, name)
+
+    def _end_unless_begun(self) -> None:
+        if inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED:
+            self._end()
+
+
+class ServerEnd:
+    """Awaitable: the end of serve(), at once if that was never called. Not awaiting it is no mistake."""
+
+    def __init__(self, wait: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._wait = wait
 
     def __await__(self) -> Generator[Any, None, None]:
         yield from self._wait().__await__()
-
-    async def _wait(self) -> None:
-        await self._ended.wait()
 
 
 def access_recorder() -> AccessRecorder | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ladybug.config import SETTINGS
-from ladybug.hints import NOT_SUPPORTED
+from ladybug.hints import NOT_SUPPORTED, UVICORN
 from ladybug.setting import Setting
 
 TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -43,6 +43,8 @@ def manual() -> str:
         parts.extend(entry(row) for row in SETTINGS if row.group == group)
     parts.append("## Options of uvicorn that are not supported yet\n")
     parts.append("They are refused, not ignored: " + ", ".join(f"`{name}`" for name in NOT_SUPPORTED) + ".\n")
+    parts.append("## Options of uvicorn that are not needed\n")
+    parts.append("They are refused too: " + ", ".join(f"`{name}`" for name in UVICORN) + ".\n")
     return "\n".join(parts)
 
 

@@ -1,9 +1,12 @@
 """The command line as users type it, `ladybug.run`, and what both print."""
 
+import asyncio
+import gc
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import ladybug
 from ladybug import about, cli
 from ladybug.config import SETTINGS, Config
 from ladybug.exceptions import ConfigError, StartupError
-from ladybug.hints import GUNICORN, NOT_SUPPORTED
+from ladybug.hints import GRANIAN, NOT_SUPPORTED, OTHERS
 from ladybug.setting import Setting
 
 APP = "async def app(scope, receive, send): pass\n"
@@ -165,13 +168,23 @@ def test_an_option_of_uvicorn_alone_is_refused_with_an_answer(name: str) -> None
             given(*typed, "main:app")
 
 
-@pytest.mark.parametrize("name", GUNICORN)
-def test_an_option_of_gunicorn_alone_is_refused_with_what_to_use_instead(name: str) -> None:
+@pytest.mark.parametrize(("server", "name"), [(server, name) for server in OTHERS for name in OTHERS[server]])
+def test_an_option_of_another_server_is_refused_with_what_to_use_instead(server: str, name: str) -> None:
     flag = "-" + name if len(name) == 1 else "--" + name.replace("_", "-")
     for typed in ([flag, "main:app"], [flag, "value", "main:app"], [f"{flag}=value"]):
         with pytest.raises(click.UsageError) as caught:
             given(*typed)
-        assert caught.value.message == f"{flag}: this option of gunicorn is not here; {GUNICORN[name]}."
+        head, _, tail = caught.value.message.partition(" is not here; ")
+        assert head.startswith(f"{flag}: this option of ")
+        assert server in head
+        assert tail == f"{OTHERS[server][name]}."
+
+
+def test_granians_switches_are_known_in_both_forms() -> None:
+    with pytest.raises(click.UsageError) as caught:
+        given("--no-respawn-failed-workers", "main:app")
+    answer = GRANIAN["respawn_failed_workers"]
+    assert caught.value.message == f"--no-respawn-failed-workers: this option of granian is not here; {answer}."
 
 
 @pytest.mark.parametrize(
@@ -226,6 +239,14 @@ def test_variables_of_services_are_not_told_of(tmp_path: Path) -> None:
     assert remarks(tmp_path, "--port", "0", **links) == []
 
 
+def test_a_root_path_without_its_slash_is_told_of(tmp_path: Path) -> None:
+    assert remarks(tmp_path, "--root-path", "api") == [
+        "root_path: 'api' does not begin with a slash, and so no path that the application sees will"
+    ]
+    for good in ("/api", ""):
+        assert remarks(tmp_path, "--root-path", good) == []
+
+
 def test_variables_in_the_file_of_env_file_that_come_too_late_are_told_of(tmp_path: Path) -> None:
     pytest.importorskip("dotenv")
     (tmp_path / ".env").write_text("LADYBUG_PORT=80\nLADYBUG_WORKRES=4\nCOLOUR=red\n")
@@ -254,8 +275,14 @@ def test_variables_in_the_file_of_env_file_that_come_too_late_are_told_of(tmp_pa
             "Invalid value for '--ws': 'wsproto': Ladybug has its own WebSocket; use auto.",
         ),
         (["--http2", "m:a"], {}, "--http2: this option of uvicorn is not supported yet."),
-        (["-w", "4", "m:a"], {}, "-w: this option of gunicorn is not here; use --workers."),
-        (["-b0.0.0.0:80", "m:a"], {}, "-b: this option of gunicorn is not here; use --host and --port, or --uds."),
+        (["-w", "4", "m:a"], {}, "-w: this option of gunicorn and hypercorn is not here; use --workers."),
+        (
+            ["-b0.0.0.0:80", "m:a"],
+            {},
+            "-b: this option of gunicorn and hypercorn is not here; use --host and --port, or --uds.",
+        ),
+        (["--http", "h11", "m:a"], {}, "--http: this option of uvicorn and granian is not here; leave it out:"),
+        (["--interface", "asgi", "m:a"], {}, "Invalid value for '--interface': 'asgi': leave it out;"),
         (["--uds", "x", "--fd", "3", "m:a"], {}, "uds and fd both say where to listen: give one of them."),
         (["--log-config", "nowhere.ini", "m:a"], {}, "log_config: cannot read nowhere.ini: "),
         (["m:a", "n:b"], {}, "Got unexpected extra argument"),
@@ -280,8 +307,9 @@ def test_version_is_one_line_that_tells_what_runs(tmp_path: Path) -> None:
     assert re.fullmatch(line, done.stdout)
 
 
-def test_help_explains_every_option_and_the_two_defaults_that_differ(tmp_path: Path) -> None:
-    done = command("--help", cwd=tmp_path)
+@pytest.mark.parametrize("typed", ["--help", "-h"])
+def test_help_explains_every_option_and_the_two_defaults_that_differ(tmp_path: Path, typed: str) -> None:
+    done = command(typed, cwd=tmp_path)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
     for row in SETTINGS:
@@ -327,6 +355,24 @@ def test_an_application_object_cannot_have_several_workers() -> None:
 def test_run_knows_the_settings() -> None:
     with pytest.raises(ConfigError, match=r"^prot: there is no such setting; did you mean port\?$"):
         ladybug.run("main:app", prot=1)  # type: ignore[call-arg]  # and so do type checkers
+
+
+def test_run_in_a_loop_that_runs_is_explained(recwarn: pytest.WarningsRecorder) -> None:
+    async def call() -> None:
+        ladybug.run(lambda scope: None)
+
+    with pytest.raises(ConfigError, match=r"`await ladybug\.Server\(ladybug\.Config\(app\)\)\.serve\(\)`$"):
+        asyncio.run(call())
+    gc.collect()
+    assert not recwarn
+
+
+@pytest.mark.parametrize("settings", [{}, {"workers": 2}, {"reload": True}, {"workers": 0, "reload": True}])
+def test_processes_cannot_be_managed_from_a_thread(settings: dict[str, Any]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ladybug.run, "main:app", **settings)
+        with pytest.raises(ConfigError, match=r"only the main thread gets signals.*or give workers=0"):
+            running.result(30)
 
 
 def test_run_at_the_top_level_of_the_applications_module_is_explained(tmp_path: Path) -> None:

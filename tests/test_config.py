@@ -13,7 +13,8 @@ import pytest
 from ladybug.config import SETTINGS, Config
 from ladybug.env_file import reload_env_file
 from ladybug.exceptions import ConfigError
-from ladybug.hints import GUNICORN, NOT_SUPPORTED
+from ladybug.hints import NOT_SUPPORTED, OTHERS
+from ladybug.hints import UVICORN as NOT_NEEDED
 from ladybug.log import LOGGING_CONFIG
 from ladybug.setting import Setting
 
@@ -124,25 +125,37 @@ UVICORN = """
 
 @pytest.mark.parametrize("name", UVICORN)
 def test_every_option_of_uvicorn_is_a_setting_or_refused_with_an_answer(name: str) -> None:
-    assert (name in ROWS) != (name in NOT_SUPPORTED)
-    if name in NOT_SUPPORTED:
-        with pytest.raises(ConfigError, match=f"^{name}: this option of uvicorn is not supported yet"):
+    assert (name in ROWS) + (name in NOT_SUPPORTED) + (name in NOT_NEEDED) == 1
+    if name not in ROWS:
+        answer = "is not supported yet" if name in NOT_SUPPORTED else f"(and granian )?is not here; {NOT_NEEDED[name]}"
+        with pytest.raises(ConfigError, match=f"^{name}: this option of uvicorn {answer}"):
             config(**{name: True})
 
 
 def test_no_setting_is_called_another_servers() -> None:
-    assert not set(ROWS) & {*NOT_SUPPORTED, *GUNICORN}
-    assert not set(NOT_SUPPORTED) & set(GUNICORN)
+    for options in OTHERS.values():
+        assert not set(options) & {*ROWS, *NOT_SUPPORTED}
+    assert not set(ROWS) & set(NOT_SUPPORTED)
+
+
+def test_an_option_of_several_servers_has_one_answer() -> None:
+    answers: dict[str, str] = {}
+    for options in OTHERS.values():
+        for name, answer in options.items():
+            assert answers.setdefault(name, answer) == answer
 
 
 def test_a_hint_names_only_options_that_are_there() -> None:
     flags = {flag for row in SETTINGS for flag in row.flag.split("/")} | {"--help"}
-    named = {flag for text in (*NOT_SUPPORTED.values(), *GUNICORN.values()) for flag in re.findall(r"--[a-z-]+", text)}
+    texts = [text for options in (NOT_SUPPORTED, *OTHERS.values()) for text in options.values()]
+    named = {flag for text in texts for flag in re.findall(r"--[a-z-]+", text)}
     assert named <= flags
 
 
 def test_gunicorns_names_are_answered_in_programs_too() -> None:
-    with pytest.raises(ConfigError, match=r"^bind: this option of gunicorn is not here; use --host and --port"):
+    with pytest.raises(
+        ConfigError, match=r"^bind: this option of gunicorn and hypercorn is not here; use --host and --port"
+    ):
         config(bind="0.0.0.0:80")
 
 

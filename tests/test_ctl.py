@@ -282,6 +282,23 @@ def test_a_wrong_command_line_ends_with_code_2(server: str, arguments: list[str]
     assert run(*arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("given", ["+1", "-1", "-10"])
+def test_scale_is_no_step(server: str, given: str) -> None:
+    result = run("scale", given, "--control-socket", server)
+    assert result.exit_code == 2
+    assert f"{given}: scale takes the number of workers that is wanted, not how many more or fewer." in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [("abc", "'abc' is not a whole number."), ("0", "0 is out of range: it must be at least 1.")],
+)
+def test_what_scale_cannot_take_is_named(server: str, given: str, why: str) -> None:
+    result = run("scale", given, "--control-socket", server)
+    assert result.exit_code == 2
+    assert f"Invalid value for 'WORKERS': {why}" in result.output
+
+
 def test_an_application_in_a_module_called_ctl_is_served() -> None:
     context = cli.main.make_context("ladybug", ["ctl:app"])
     assert cli.given_values(context.params) == {"app": "ctl:app"}
@@ -289,7 +306,9 @@ def test_an_application_in_a_module_called_ctl_is_served() -> None:
 
 def test_help_names_it() -> None:
     assert "ladybug ctl --help" in CliRunner().invoke(cli.main, ["--help"]).output
-    assert run("--help").output.startswith("Usage: ladybug ctl ")
+    for command in ([], ["scale"]):
+        for typed in ("--help", "-h"):
+            assert run(*command, typed).output.startswith("Usage: ladybug ctl ")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import ladybug
 from ladybug.cli import given_values, main
 from ladybug.config import SETTINGS, Config
 from ladybug.ctl import ctl
-from ladybug.hints import GUNICORN, NOT_SUPPORTED, foreign_option, is_foreign
+from ladybug.hints import NOT_SUPPORTED, OTHERS, foreign_option, is_foreign
 from tests.integration.support import ROOT, Client, Program, Server, serve
 from tests.integration.websocket.peer import connect, handshake_bytes
 
@@ -152,11 +152,11 @@ def options_in(page: Path) -> set[str]:
 def test_pages_name_only_options_that_are_there() -> None:
     known = {option for row in SETTINGS for option in row.flag.split("/")} | {"--version", "--help"}
     uvicorns = {f"--{name.replace('_', '-')}" for name in NOT_SUPPORTED}
-    gunicorns = {f"--{name.replace('_', '-')}" for name in GUNICORN}
+    others = {f"--{name.replace('_', '-')}" for options in OTHERS.values() for name in options}
     families = {"--ssl-"}
     pages = ("README.md", "docs/protocol.md", "docs/signals.md", "docs/deployment.md")
     named = set().union(*(options_in(ROOT / page) for page in pages))
-    assert named <= known | uvicorns | gunicorns | families
+    assert named <= known | uvicorns | others | families
 
 
 def snippets() -> list[str]:

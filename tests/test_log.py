@@ -337,6 +337,26 @@ def test_a_log_config_for_another_server_is_told_of() -> None:
     assert "no handler for the loggers ladybug and ladybug.access" in done.stderr
 
 
+ROOT_ONLY = """
+import logging
+from ladybug.config import Config
+from ladybug.log import configure_logging
+logging.getLogger("ladybug.error")
+handlers = {"one": {"class": "logging.StreamHandler"}} if HANDLERS else {}
+configure_logging(Config("m:a", log_config={"version": 1, "handlers": handlers, "root": {"handlers": list(handlers)}}))
+logging.getLogger("ladybug.error").error("not heard")
+"""
+
+
+@pytest.mark.parametrize("handlers", [True, False])
+def test_a_log_config_that_disables_our_loggers_is_told_of(handlers: bool) -> None:
+    code = f"HANDLERS = {handlers}\n{ROOT_ONLY}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert "nothing will be heard of ladybug.error" in line
+    assert line.endswith('add "disable_existing_loggers": false')
+
+
 def test_a_log_config_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^log_config: cannot read .*nowhere\.ini"):
         configure(log_config=tmp_path / "nowhere.ini")

@@ -154,6 +154,58 @@ async def test_told_to_stop_before_it_serves(stack: Stack) -> None:
 
 
 @on_every_stack
+async def test_the_end_of_a_server_that_never_served_is_not_waited_for(stack: Stack) -> None:
+    life = Life(hello)
+    server = server_for(stack, life)
+    await asyncio.wait_for(server.shutdown(), 5)
+    assert life.events == []
+    await asyncio.wait_for(server.serve(), 5)
+    assert life.events == ["startup", "shutdown"], "it was told before"
+
+
+@on_one_stack
+async def test_the_end_of_a_server_whose_task_has_not_begun_is_waited_for(stack: Stack) -> None:
+    class Own(Server):
+        async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().serve(sockets)
+
+    for kind in (Server, Own):
+        life = Life(hello)
+        server = kind(Config(life, port=0))
+        task = asyncio.ensure_future(server.serve())
+        await asyncio.wait_for(server.shutdown(), 5)
+        assert life.events == ["startup", "shutdown"]
+        await task
+
+
+@on_one_stack
+async def test_a_server_that_is_cancelled_before_it_begins_never_starts(stack: Stack) -> None:
+    life = Life(hello)
+    server = server_for(stack, life)
+    waiting = asyncio.ensure_future(server.started.wait())
+    task = asyncio.ensure_future(server.serve())
+    task.cancel()
+    assert await asyncio.wait_for(server.started.wait(), 5) is False
+    assert await asyncio.wait_for(waiting, 5) is False
+    await asyncio.wait_for(server.shutdown(), 5)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert life.events == []
+
+
+@on_one_stack
+async def test_a_serve_that_is_dropped_never_starts(stack: Stack) -> None:
+    server = server_for(stack, Life(hello))
+    server.serve().close()
+    assert await asyncio.wait_for(server.started.wait(), 5) is False
+
+
+def test_a_server_without_a_config_is_a_mistake_at_once() -> None:
+    with pytest.raises(TypeError, match=r"^Server takes a Config, not function: Server\(Config\(app\)\)$"):
+        Server(hello)  # type: ignore[arg-type]  # and type checkers know
+
+
+@on_every_stack
 async def test_sockets_of_somebody_else(stack: Stack) -> None:
     server = server_for(stack, Life(hello))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -514,6 +566,15 @@ async def test_the_request_limit_stops_the_server(stack: Stack) -> None:
         assert not running.server.should_exit or running.server.requests >= 3
         await asyncio.wait_for(running.server.shutdown(), 5)
         assert running.server.should_exit
+
+
+@on_one_stack
+async def test_a_request_limit_of_0_is_none(stack: Stack) -> None:
+    async with serving(stack, hello, limit_max_requests=0, limit_max_requests_jitter=1) as running:
+        client = await running.request(GET * 4)
+        for _ in range(4):
+            assert (await client.response()).status == 200
+        assert not running.server.should_exit
 
 
 @on_one_stack

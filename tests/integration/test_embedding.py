@@ -39,6 +39,8 @@ RESULTS: dict[str, object] = {
     "a_subclass_may_be_served": "told",
     "nothing_is_left_in_the_loop": "nothing",
     "in_a_thread": b"hello",
+    "a_daemon_thread_runs": b"hello",
+    "a_thread_runs_to_its_end": b"hello",
     "importing_costs_nothing": "[]",
 }
 

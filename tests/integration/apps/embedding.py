@@ -394,6 +394,33 @@ def in_a_thread() -> object:
     return answer
 
 
+def a_daemon_thread_runs() -> object:
+    """`ladybug.run` in a thread: signals stay the program's own, at whose end it ends."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    thread = threading.Thread(target=ladybug.run, args=(app,), kwargs={"fd": listener.detach()}, daemon=True)
+    thread.start()
+    answer = asyncio.run(request(port))
+    assert thread.is_alive()
+    assert [signal.getsignal(number) for number in numbers] == before
+    return answer
+
+
+def a_thread_runs_to_its_end() -> object:
+    """`ladybug.run` by name in a thread returns when the server ends by itself."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    settings = {"fd": listener.detach(), "workers": 0, "limit_max_requests": 1}
+    thread = threading.Thread(target=ladybug.run, args=("tests.integration.apps.http1:app",), kwargs=settings)
+    thread.start()
+    answer = asyncio.run(request(port, "/hello"))
+    thread.join(10)
+    assert not thread.is_alive()
+    return answer
+
+
 def importing_costs_nothing() -> object:
     code = "import sys, ladybug; print([name for name in ('asyncio', 'ssl', 'logging') if name in sys.modules])"
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
