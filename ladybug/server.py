@@ -13,7 +13,6 @@ The stop, in phases (each begins when the one before has nothing left to do, or 
 """
 
 import asyncio
-import inspect
 import logging
 import os
 import random
@@ -116,7 +115,7 @@ class Server:
         self._stop = asyncio.Event()
         self._escalate = asyncio.Event()
         self._ended = asyncio.Event()
-        self._was_called = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # from when serve() has begun
 
     # -- What a program asks ------------------------------------------------------------------------------------------
 
@@ -144,8 +143,8 @@ class Server:
     def shutdown(self) -> "ServerEnd":
         """Begin the graceful stop; may be called again without effect. Await the result to wait for its end.
 
-        A server that does not serve yet will stop as soon as it does; there is no end to wait for. From another thread:
-        `loop.call_soon_threadsafe(server.shutdown)`, with the loop that serve() runs in.
+        A server that does not serve yet will stop as soon as it does; there is no end to wait for. Another thread sets
+        `should_exit`.
         """
         self._stop.set()
         return ServerEnd(self._wait_ended)
@@ -164,13 +163,16 @@ class Server:
 
     @property
     def should_exit(self) -> bool:
-        """uvicorn's way to ask for and begin a graceful stop; in the loop's thread, as shutdown()."""
+        """uvicorn's way to ask for and begin a graceful stop; from any thread."""
         return self._stop.is_set()
 
     @should_exit.setter
     def should_exit(self, value: bool) -> None:
-        if value:
-            self.shutdown()
+        loop = self._loop
+        if value and (loop is None or asyncio._get_running_loop() is loop):
+            self._stop.set()
+        elif value and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._stop.set)
 
     # -- The life of a server -----------------------------------------------------------------------------------------
 
@@ -179,34 +181,28 @@ class Server:
         if self._app is None:
             self._app = load_app(self.config)
 
-    def serve(self, sockets: list[socket.socket] | None = None) -> Coroutine[Any, Any, None]:
-        """Serve until shutdown() and all that it entails is over; a coroutine.
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until shutdown() and all that it entails is over.
 
         Args:
             sockets: listening sockets to use; they are closed when the stop begins. None: open what config says.
 
         Raises StartupError when the application cannot be imported or started, or an address cannot be bound.
         """
-        self._was_called = True
-        return _Life(self._serve_and_tell(sockets), self._end)
-
-    async def _wait_ended(self) -> None:
-        """Wait until serve() is over; not at all where nobody has called it."""
-        if not self._was_called:
-            await asyncio.sleep(0)  # tasks that were made before this one begin: a subclass' serve() comes to ours then
-        if self._was_called:
-            await self._ended.wait()
-
-    async def _serve_and_tell(self, sockets: list[socket.socket] | None) -> None:
+        self._loop = asyncio.get_running_loop()
         try:
             await self._serve(sockets)
         finally:
-            self._end()
+            if not self.started:
+                self.started.set(False)
+            self._ended.set()
 
-    def _end(self) -> None:
-        if not self.started:
-            self.started.set(False)
-        self._ended.set()
+    async def _wait_ended(self) -> None:
+        """Wait until serve() is over; not at all where nobody has called it."""
+        if self._loop is None:
+            await asyncio.sleep(0)  # a task that was made for it before begins
+        if self._loop is not None:
+            await self._ended.wait()
 
     async def _serve(self, sockets: list[socket.socket] | None) -> None:
         self.load()
@@ -444,37 +440,6 @@ class Server:
             self._poller.close()
         if self._service is not None:
             self._service.end_turn()
-
-
-class _Life(Coroutine[Any, Any, None]):
-    """A coroutine, and what to do at its end if it was never begun: that is how a task ends which is cancelled before its
-    first step, and no line of the coroutine runs, its `finally` included."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], end: Callable[[], None]) -> None:
-        self._coroutine = coroutine
-        self._end = end
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self._coroutine.__await__()
-
-    def send(self, value: Any) -> Any:
-        return self._coroutine.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        self._end_unless_begun()
-        return self._coroutine.throw(*error)
-
-    def close(self) -> None:
-        self._end_unless_begun()
-        self._coroutine.close()
-
-    def __getattr__(self, name: str) -> Any:
-        """Name, frame and code, for who prints tasks and their stacks."""
-        return getattr(self._coroutine, name)
-
-    def _end_unless_begun(self) -> None:
-        if inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED:
-            self._end()
 
 
 class ServerEnd:
