@@ -95,7 +95,8 @@ class Server:
         started: see Started.
         on_started: called once when it is about to take the first connection: nothing of the application's comes between.
         on_retire: called once when limit_max_requests is reached; None: the server stops by itself.
-        on_closed: called once in a graceful stop, when the listeners are closed here.
+        on_closing, on_closed: called once in a graceful stop, before and after the listeners are closed here; adopt() is
+            possible until then.
     """
 
     def __init__(self, config: Config, *, app: Any = None) -> None:
@@ -106,6 +107,7 @@ class Server:
         self.started = Started()
         self.on_started: Callable[[], None] | None = None
         self.on_retire: Callable[[], None] | None = None
+        self.on_closing: Callable[[], None] | None = None
         self.on_closed: Callable[[], None] | None = None
         self._app = app
         self._service: Service | None = None
@@ -422,6 +424,8 @@ class Server:
         return list(self._service.running)
 
     def _close_listeners(self) -> None:
+        if self.on_closing is not None:
+            self.on_closing()
         for acceptor in self._acceptors:
             acceptor.empty()
             acceptor.stop()

@@ -95,11 +95,11 @@ REPORTED: Mapping[tuple[Worker, Report], Worker] = {
     (Worker.BOOTING, Report.READY): Worker.SERVING,
     (Worker.BOOTING, Report.FAILED): Worker.FAILED,
     **{(state, Report.RETIRING): state for state in SERVES},
-    # Somebody else has told it to go, and it is as good as dead.
-    **{(state, Report.CLOSED): state for state in SERVES},
     # What a worker that was told to go says of itself has crossed our signal on the way, and changes nothing any more.
     **{(state, report): state for state in ORDERS for report in Report},
     (Worker.UNWANTED, Report.READY): Worker.DRAINING,
+    # Somebody else has told it to go.
+    **{(state, Report.CLOSED): Worker.DRAINING for state in (*SERVES, Worker.LEAVING)},
 }
 
 # What becomes of a worker that has been in a state for too long. Who is aborted writes its stacks.

@@ -214,6 +214,12 @@ class Supervisor:
             self._boot_failed(process.slot, f"{process.name} could not start", text, now, process)
         elif report is Report.CLOSED:
             process.is_closed = True
+            if process.state is not before:
+                process.deadline = now + self._limits[Worker.DRAINING]
+            if before in SERVES:
+                process.goes_because = process.goes_because or "was told to stop"
+                told = f"{process.name} was told to stop by somebody else"
+                self._log(WARNING, told + self._replacing(process.slot, now, process))
         elif process.state in SERVES and not process.retires:
             process.retires = True
             process.goes_because = text.partition(" (")[0]

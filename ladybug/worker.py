@@ -476,8 +476,9 @@ class _Worker(_Serving):
             raise BootInterrupted
 
     def prepare(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        server.on_closed = lambda: self._link.send(Kind.CLOSED)
         self._receiver = Receiver(self._channel, loop, server.adopt)
+        server.on_closing = self._receiver.stop
+        server.on_closed = lambda: self._link.send(Kind.CLOSED)
         loop.add_reader(self._lifeline, self._orphaned, loop)
 
     def ready(self, server: Server) -> None:
@@ -498,8 +499,6 @@ class _Worker(_Serving):
     def draining(self) -> None:
         super().draining()
         self._record.set_state(State.DRAINING)
-        if self._receiver is not None:
-            self._receiver.stop()
 
     def retire(self, why: str) -> None:
         """Ask for a successor, once. What is in parentheses is for the log only."""

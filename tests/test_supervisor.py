@@ -82,6 +82,7 @@ class MadeUpFleet:
         timeouts = Timeouts(GRACEFUL, TERM_TIMEOUT, QUIT_TIMEOUT, boot, HEALTHCHECK, delay)
         self.supervisor = Supervisor(slots, timeouts)
         self.delay = delay
+        self.drained: set[int] = set()  # on the word of somebody else
         self.now = 1000.0
         self.slots = set(range(slots))
         self.ready: set[int] = set()
@@ -185,7 +186,7 @@ class MadeUpFleet:
         goes_on = (
             self.supervisor.fleet in (Fleet.BOOTING, Fleet.RUNNING) and not self.supervisor._slots[slot].is_closing
         )
-        if goes_on and pid in self.ready and not self.told[pid] and number != SIGUSR1:
+        if goes_on and pid in self.ready - self.drained and not self.told[pid] and number != SIGUSR1:
             if number == SIGABRT:
                 assert pid in self.asked, "aborted, and nobody knows why"
                 return
@@ -219,6 +220,8 @@ class MadeUpFleet:
                 self.perform(self.spawn(action))
 
     def report(self, pid: int, report: Report, text: str = "") -> None:
+        if report is Report.CLOSED and SIGTERM not in self.told[pid]:
+            self.drained.add(pid)
         if report is Report.READY:
             self.ready.add(pid)
         self.perform(self.supervisor.reported(pid, report, text, self.now))
@@ -923,6 +926,24 @@ def test_a_reload_is_over_when_the_last_who_does_not_close_has_gone() -> None:
     assert not fleet.reloading
 
 
+def test_who_drains_on_the_word_of_somebody_else_is_replaced_at_once_and_gets_nothing_more() -> None:
+    fleet = booted(2)
+    fleet.report(101, Report.CLOSED)
+    assert fleet.route == {1}
+    assert fleet.texts(WARNING)[-1] == "Worker 1 (pid 101) was told to stop by somebody else; starting another"
+    fleet.boot(103)
+    assert fleet.route == {0, 1}
+    assert fleet.told == {101: [], 102: [], 103: []}
+    fleet.exit(101, 0)
+    (slot, _) = fleet.supervisor.view()
+    assert slot.restarts == {"was told to stop": 1}
+    # Again and again, it is not chance.
+    fleet.report(103, Report.CLOSED)
+    assert fleet.texts(WARNING)[-1] == "Worker 1 (pid 103) was told to stop by somebody else; starting another in 1 s"
+    fleet.pass_time(TERM_TIMEOUT + ABORT)
+    assert fleet.told[103] == [SIGABRT, SIGKILL]
+
+
 def test_restarts_are_counted_by_reason_whatever_its_figures_were() -> None:
     fleet = booted(1)
     for pid, seconds in ((101, 58), (102, 61)):
@@ -1432,7 +1453,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
     @invariant()
     def a_stop_reaches_everybody(self) -> None:
         if not self.fleet.listening:
-            assert all(self.fleet.told[pid] for pid in self.fleet.alive)
+            assert all(self.fleet.told[pid] or pid in self.fleet.drained for pid in self.fleet.alive)
 
     @invariant()
     def only_a_fleet_that_never_stood_fails_to_start(self) -> None:
