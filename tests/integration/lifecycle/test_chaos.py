@@ -92,8 +92,7 @@ class Chaos:
         self.cut: dict[Any, float] = {}
         # When the log told of the death of one whose connections we have not seen.
         self.forced: list[float] = []
-        # By one whose loop is blocked; nearly always the same as long as it is, but two that block it may meet.
-        self._held: dict[int, list[Any]] = {}
+        self._held: dict[int, list[Any]] = {}  # by one whose loop is blocked: as long as it is, the same
         self._known: set[int] = set()  # to have died, and who was in them
         self._is_over = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
@@ -115,9 +114,9 @@ class Chaos:
 
     def _watch(self) -> None:
         blocked = forced = 0
-        while not self._is_over.wait(0.05):
-            for pid in self._held:
-                self._held[pid] = connections_of(pid) or self._held[pid]
+        is_over = False
+        while not is_over:
+            is_over = self._is_over.wait(0.05)  # and then once more
             text = self.server.output.text()
             for pid in map(int, BLOCKED.findall(text)[blocked:]):
                 blocked += 1
@@ -214,7 +213,7 @@ class Chaos:
             for pid in children_of(self.server.pid):
                 held = connections_of(pid)
                 if client.socket.getsockname() in held:
-                    self._held = {**self._held, pid: held}  # the watcher goes through it
+                    self._held[pid] = held
 
 
 @contextlib.contextmanager
