@@ -158,6 +158,12 @@ class Server:
         else:
             os.close(fd)
 
+    def forget(self) -> None:
+        """In a process that the application has forked: the connections are its parent's, who closes them when they end."""
+        if self._poller is not None:
+            for connection in self._open_connections():
+                connection.socket.close()
+
     def escalate(self) -> None:
         """Cut a graceful stop short: cancel what runs. Lifespan shutdown still takes place."""
         self._stop.set()

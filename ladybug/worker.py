@@ -384,6 +384,8 @@ class _Serving:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             for listener in self.listeners:
                 listener.close()
+            if self.server is not None:
+                self.server.forget()
         self._after_fork()
 
 

@@ -611,6 +611,19 @@ def test_a_process_forked_by_the_application_can_be_terminated_and_we_stay(contr
         assert "draining" not in title_of(pid)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_process_forked_by_the_application_holds_no_connection(control: Control, workers: int) -> None:
+    """Their clients would wait for the end of it."""
+    with fleet(control, workers=workers) as server, server.connect() as other, server.connect() as client:
+        server.permit_error("DeprecationWarning")
+        assert other.request("/").status == 200
+        response = client.request("/child", headers=["Connection: close"])
+        client.expect_end()
+        assert not is_gone(response.value())
+        assert other.request("/", headers=["Connection: close"]).status == 200
+        other.expect_end()
+
+
 SCRIPT = """
 import atexit, os, sys, ladybug
 sys.path.insert(0, {root!r})

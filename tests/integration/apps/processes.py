@@ -148,6 +148,13 @@ async def fork(scope: Scope, send: Send) -> None:
     await respond_value(send, code)
 
 
+async def child(scope: Scope, send: Send) -> None:
+    """Fork a child that stays; its pid."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(FOR_EVER,), daemon=True)
+    process.start()
+    await respond_value(send, process.pid)
+
+
 async def orphan(scope: Scope, send: Send) -> None:
     """Start a program whose parent ends first, and that ends when its input does; its pid."""
     shell = "cat <&3 >/dev/null 2>&1 & echo $!"
@@ -231,6 +238,7 @@ ROUTES = {
     "/linger": linger,
     "/program": program,
     "/fork": fork,
+    "/child": child,
     "/orphan": orphan,
 }
 
