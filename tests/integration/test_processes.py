@@ -23,6 +23,7 @@ from tests.integration.fleet import (
     Load,
     await_successor,
     children_of,
+    files_of,
     is_gone,
     pss,
     title_of,
@@ -99,7 +100,7 @@ def listening_sockets(pid: int) -> set[int]:
     listening = {
         int(line.split()[9]) for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
     }
-    held = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    held = set(files_of(pid).values())
     return {inode for inode in listening if f"socket:[{inode}]" in held}
 
 
@@ -164,8 +165,7 @@ def test_of_a_socket_that_was_given_and_of_the_pid_file_children_hold_what_they_
 @once
 def test_a_worker_holds_no_pipe_of_its_master_or_of_other_workers(control: Control) -> None:
     def pipes(pid: int) -> set[str]:
-        links = {int(file.name): str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
-        return {link for number, link in links.items() if number > 2 and link.startswith("pipe:")}
+        return {file for fd, file in files_of(pid).items() if fd > 2 and file.startswith("pipe:")}
 
     with fleet(control, workers=3) as server:
         # A replacement is forked by a master that holds everybody's.

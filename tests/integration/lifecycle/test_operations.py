@@ -17,7 +17,7 @@ from signal import SIGCONT, SIGHUP, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGTTIN,
 import psutil
 import pytest
 
-from tests.integration.fleet import Control, Load, await_successor, children_of, is_gone, title_of, workers_of
+from tests.integration.fleet import Control, Load, await_successor, children_of, files_of, is_gone, title_of, workers_of
 from tests.integration.support import (
     Client,
     Program,
@@ -70,7 +70,7 @@ def scale(server: Server, *numbers: signal.Signals) -> None:
 
 
 def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return len(files_of(pid))
 
 
 # -- reload

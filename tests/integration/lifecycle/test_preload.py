@@ -19,6 +19,7 @@ from tests.integration.fleet import (
     Load,
     await_successor,
     children_of,
+    files_of,
     fork_servers_of,
     is_gone,
     pss,
@@ -60,8 +61,7 @@ def only_these_are_left(server: Server, workers: list[int]) -> bool:
 
 
 def held(pid: int, kind: str) -> set[str]:
-    links = {int(file.name): str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
-    return {link for number, link in links.items() if number > 2 and link.startswith(f"{kind}:")}
+    return {file for fd, file in files_of(pid).items() if fd > 2 and file.startswith(f"{kind}:")}
 
 
 def deliver(pid: int, number: signal.Signals) -> None:
